@@ -1,0 +1,1 @@
+"""What the daemons share: the field's types and errors, the volume package, the daemon runtime. Imports no daemon."""

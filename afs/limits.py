@@ -1,0 +1,101 @@
+"""Every limit of the system: name, value, unit (last in the name) and reason, in one place.
+
+Those that an operator may change are also configuration keys of the same name, lower case.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- callbacks (mechanism: lifetimes, deadlines, leases) -------------------------------------------------------------
+
+# A writer waits this long for other holders' acks, then the silent ones are VENUSDOWN: short enough that a dead
+# client is a hiccup, long enough for a busy one on a slow link.
+BREAK_DEADLINE_S: Final = 2.0
+# The BreakLaterCallBacks worker looks by itself this often, in case a wake-up was missed. Source: the 2002 mail.
+WORKER_TICK_S: Final = 300.0
+# A client trusts promises only this long after it last sent a lease renewal that was answered (I8).
+CHANNEL_LEASE_S: Final = 10.0
+# Clients renew three times a lease, so that one lost renewal costs nothing.
+LEASE_RENEWALS_PER_LEASE: Final = 3
+# Two crystal clocks drift apart by less than this; strict coherence waits the lease stretched by it.
+CLOCK_RATE_ERROR_PPM: Final = 500
+# Promises on a file of a read-write volume: (holders at least, seconds), longest list first. Source: mechanism §5.
+PROMISE_LIFETIMES_S: Final = ((64, 420), (40, 600), (24, 900), (16, 1800), (8, 3600), (0, 14400))
+# One promise covers a whole read-only volume. Source: mechanism §5.
+READ_ONLY_PROMISE_LIFETIME_S: Final = 7200
+# Bulk status counts as this many more holders, so that mass promises are shorter. Source: mechanism §5.
+BULK_STATUS_EXTRA_HOLDERS: Final = 22
+# The server keeps a promise this much longer than it told the client. Source: mechanism §5.
+PROMISE_GRACE_S: Final = 180
+# Promises in all; beyond it space is made fairly. At about 150 bytes each this bounds the table to some 300 MiB.
+MAX_PROMISES: Final = 2_000_000
+# Hosts in all; a host costs a channel (some 40 KiB) as well as its entry.
+MAX_HOSTS: Final = 20_000
+# Calls of one host that may wait for its own breaks at a time; more are refused, so one silent host cannot eat the
+# server (T17).
+MAX_WAITING_CALLS_PER_HOST: Final = 64
+# Breaks queued for one host; one that lets more pile up within the deadline is marked down and reset instead.
+MAX_BREAKS_OUTSTANDING_PER_HOST: Final = 4096
+# Fids in one Break message: stays well under the message limit.
+MAX_FIDS_PER_BREAK: Final = 1000
+# Entries the worker dismantles before it gives the event loop back: about 1 ms of work.
+WORKER_SLICE_ENTRIES: Final = 2048
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+# Receive limit of every channel: one data piece and its headers, with room.
+MAX_MESSAGE_BYTES: Final = 4 * MIB
+# Metadata limit: gRPC's own, stated.
+MAX_METADATA_BYTES: Final = 16 * KIB
+# One piece of FetchData and StoreData; also the size of a chunk on disk.
+DATA_PIECE_BYTES: Final = MIB
+MAX_BULK_FIDS: Final = 1000
+# Directory entries in one ReadDir message: about 100 KiB.
+DIRECTORY_ENTRIES_PER_MESSAGE: Final = 1000
+# Source: POSIX NAME_MAX and PATH_MAX, in bytes of UTF-8.
+MAX_NAME_BYTES: Final = 255
+MAX_SYMLINK_BYTES: Final = 4095
+# Symbolic links followed in one path. Source: Linux MAXSYMLINKS.
+MAX_SYMLINKS_FOLLOWED: Final = 40
+# Volume names. Source: OpenAFS VOLSER_OLDMAXVOLNAME less the suffix ".readonly".
+MAX_VOLUME_NAME_BYTES: Final = 22
+# Events a slow Watch reader may lag behind before some are dropped and counted.
+WATCH_BACKLOG_EVENTS: Final = 10_000
+
+# --- volumes ---------------------------------------------------------------------------------------------------------
+
+# A file larger than this is kept as chunks; smaller ones in the database row: an insert beats a file and its fsync.
+INLINE_MAX_BYTES: Final = 16 * KIB
+CHUNK_BYTES: Final = DATA_PIECE_BYTES
+# Chunk hashes are 32 bytes of the file's vnode row; 16 TiB keeps such a list under 512 MiB.
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024 * MIB
+MAX_UINT32: Final = 2**32 - 1
+# Mutations committed by one transaction: bounds the wait of the first one in it.
+GROUP_COMMIT_MAX: Final = 256
+# Vnodes kept in memory for each attached volume, about 400 bytes each.
+VNODE_CACHE_ENTRIES: Final = 100_000
+# Names in one directory: the link count and the directory's length stay 32 bits with room.
+MAX_DIRECTORY_ENTRIES: Final = 10_000_000
+
+# --- daemons ---------------------------------------------------------------------------------------------------------
+
+# A stopping daemon lets running calls finish this long.
+DRAIN_S: Final = 5.0
+# Reconnect backoff of every gRPC channel of ours: quick after an outage, not below what slow links need.
+RECONNECT_MIN_S: Final = 2.0
+RECONNECT_MAX_S: Final = 5.0
+# Volserver: a transaction that nobody touched this long gives its volume back.
+TRANSACTION_IDLE_S: Final = 300.0
+# Clientd: bytes of file data kept on disk.
+CACHE_LIMIT_BYTES: Final = 1024 * MIB
+# Clientd: a gap between two turns of its loop longer than this means that the process was frozen; promises are then
+# trusted again only after a lease renewal.
+STALL_S: Final = 0.5
+# Clientd: how often, and how long in all, a call is tried again on VBUSY, VOFFLINE or an unreachable server.
+RETRY_FIRST_S: Final = 0.05
+RETRY_MAX_S: Final = 1.0
+RETRY_TOTAL_S: Final = 30.0
