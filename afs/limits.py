@@ -88,6 +88,18 @@ DRAIN_S: Final = 5.0
 # Reconnect backoff of every gRPC channel of ours: quick after an outage, not below what slow links need.
 RECONNECT_MIN_S: Final = 2.0
 RECONNECT_MAX_S: Final = 5.0
+# Wait before the first reconnect attempt; grows towards RECONNECT_MAX_S with each that fails.
+RECONNECT_FIRST_S: Final = 0.1
+# A peer that answers no HTTP/2 ping, sent after this long without traffic, for KEEPALIVE_TIMEOUT_S is gone. Its sum is
+# well below the channel lease, so that a dead connection is replaced before the lease runs out.
+KEEPALIVE_TIME_S: Final = 2.0
+KEEPALIVE_TIMEOUT_S: Final = 2.0
+# Pings a server takes from one client: more often than this is a misbehaving peer.
+KEEPALIVE_LEAST_INTERVAL_S: Final = 0.5
+# Calls and streams open at a time on one connection: bounds what one peer can make a server hold (I7).
+MAX_CONCURRENT_STREAMS: Final = 1024
+# Characters of an error's detail that are sent: keeps trailers far below MAX_METADATA_BYTES.
+MAX_DETAIL_CHARS: Final = 1024
 # Volserver: a transaction that nobody touched this long gives its volume back.
 TRANSACTION_IDLE_S: Final = 300.0
 # Clientd: bytes of file data kept on disk.
