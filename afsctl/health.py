@@ -1,0 +1,56 @@
+"""Asks a daemon whether it serves (grpc.health.v1.Health)."""
+
+from __future__ import annotations
+
+import socket
+from enum import StrEnum
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+
+class Health(StrEnum):
+    """What a daemon says of itself."""
+
+    SERVING = "serving"
+    # Starting, or draining before it stops.
+    NOT_SERVING = "not serving"
+    # Nobody answers at the address, or not in time.
+    SILENT = "silent"
+
+
+def check_health(address: str, timeout_s: float) -> Health:
+    """The health of the daemon at `address` ("host:port" or "unix:PATH"), waiting up to `timeout_s` for the answer."""
+    # A plain connect first: gRPC backs off for a second after a refused one, and this is asked while a daemon starts.
+    if not _listens(address, timeout_s):
+        return Health.SILENT
+    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return Health.SILENT
+    return (
+        Health.SERVING
+        if answer.status == health_pb2.HealthCheckResponse.SERVING
+        else Health.NOT_SERVING
+    )
+
+
+def _listens(address: str, timeout_s: float) -> bool:
+    if address.startswith("unix:"):
+        path = str(Path(address.removeprefix("unix:")))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as unix:
+            unix.settimeout(timeout_s)
+            try:
+                unix.connect(path)
+            except OSError:
+                return False
+            return True
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,253 @@
+"""The Cell API, run with stand-in daemons: real processes, real health checks, no file service in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from afsctl.cell import Cell, CellError, Settings
+from afsctl.health import Health, check_health
+from afsctl.process import ProcessIdentity, ProcessState
+
+FAKE = str(Path(__file__).with_name("fake_daemon.py"))
+PROGRAMS = {name: (sys.executable, FAKE) for name in ("afsd", "volserverd", "clientd")}
+DEADLINE_S = 30.0
+
+StartCell = Callable[..., Cell]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartCell]:
+    """Starts cells of stand-in daemons in tmp_path, and stops them after the test."""
+    cells: list[Cell] = []
+
+    def start_cell(
+        clients: int = 1, *, settings: Settings | None = None, dies_with_owner: bool = True
+    ) -> Cell:
+        cell = Cell.start(
+            tmp_path,
+            clients=clients,
+            settings=settings,
+            dies_with_owner=dies_with_owner,
+            programs=PROGRAMS,
+        )
+        cells.append(cell)
+        return cell
+
+    yield start_cell
+    for cell in cells:
+        cell.stop(timeout_s=0.0)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Polls until the condition holds; fails the test after DEADLINE_S."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        threading.Event().wait(0.01)
+
+
+def processes(cell: Cell) -> list[ProcessIdentity]:
+    """The cell's processes."""
+    return [daemon.process for daemon in cell.daemons if daemon.process is not None]
+
+
+def test_started_cell_serves_and_stopped_cell_leaves_no_process(
+    start: StartCell, tmp_path: Path
+) -> None:
+    """Every daemon serves after start; after stop none is left, and cell.json is gone."""
+    cell = start(clients=2)
+    running = processes(cell)
+    assert [daemon.name for daemon in cell.daemons] == [
+        "afsd",
+        "volserverd",
+        "clientd-0",
+        "clientd-1",
+    ]
+    assert all(
+        check_health(daemon.address, DEADLINE_S) is Health.SERVING for daemon in cell.daemons
+    )
+    assert cell.clients == tuple(daemon.address for daemon in cell.clientds)
+    assert (
+        json.loads((tmp_path / "cell.json").read_text())["addresses"]["file_server"]
+        == cell.file_server
+    )
+    assert (tmp_path / "run/afsd.pid").read_text() == f"{cell.afsd.pid}\n"
+
+    assert cell.stop() == []
+    assert [process.state() for process in running] == [ProcessState.GONE] * 4
+    assert not (tmp_path / "cell.json").exists()
+    assert Cell.find(tmp_path) is None
+
+
+def test_daemons_get_their_settings_as_flags(start: StartCell, tmp_path: Path) -> None:
+    """Policy, lease, lists and per-client settings arrive as flags; one client's setting wins over all clients'."""
+    cell = Cell.start(
+        tmp_path,
+        clients=2,
+        break_policy="sync",
+        lease_s=2.5,
+        settings={
+            "afsd": {"fssync_listen": ["a", "b"]},
+            "clientd": {"cache_limit_bytes": 1},
+            "clientd-1": {"cache_limit_bytes": 2},
+        },
+        programs=PROGRAMS,
+    )
+    cell.stop()
+    afsd = (tmp_path / "log/afsd.log").read_text()
+    assert "--break-policy sync" in afsd
+    assert "--channel-lease-s 2.5" in afsd
+    assert "--fssync-listen a --fssync-listen b" in afsd
+    assert f"--partitions {tmp_path / 'vicepa'}" in afsd
+    assert "--cache-limit-bytes 1" in (tmp_path / "log/clientd-0.log").read_text()
+    assert "--cache-limit-bytes 2" in (tmp_path / "log/clientd-1.log").read_text()
+
+
+def test_second_cell_in_the_same_directory_is_refused(start: StartCell, tmp_path: Path) -> None:
+    """A running cell is neither disturbed nor doubled."""
+    cell = start()
+    with pytest.raises(CellError, match="a cell is running in"):
+        start()
+    assert all(process.is_alive() for process in processes(cell))
+
+
+def test_daemon_that_fails_at_start_is_reported_with_its_own_words(
+    start: StartCell, tmp_path: Path
+) -> None:
+    """The error names the daemon and its last line, and the daemons that had started are stopped."""
+    with pytest.raises(CellError, match="clientd-0 did not start: fake daemon: port 1 is taken"):
+        start(settings={"clientd-0": {"fail": "port 1 is taken"}})
+    assert Cell.find(tmp_path) is None
+    for name in ("afsd", "volserverd"):
+        pid = int((tmp_path / f"log/{name}.log").read_text().split()[1])
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_daemon_that_never_serves_is_given_up(tmp_path: Path) -> None:
+    """A daemon that says NOT_SERVING past the time-out fails the start."""
+    programs = {**PROGRAMS, "afsd": (sys.executable, FAKE, "--never-serve")}
+    with pytest.raises(CellError, match="afsd does not serve at"):
+        Cell.start(tmp_path, timeout_s=1.0, programs=programs)
+
+
+def test_frozen_daemon_is_silent_until_thawed(start: StartCell) -> None:
+    """freeze returns when the process stands still; thaw lets it answer again."""
+    client = start().clientds[0]
+    client.freeze()
+    assert client.state() is ProcessState.FROZEN
+    assert check_health(client.address, 0.2) is Health.SILENT
+    client.thaw()
+    client.wait_serving()
+    assert client.state() is ProcessState.RUNNING
+
+
+def test_killed_daemon_is_started_again_at_its_address(start: StartCell, tmp_path: Path) -> None:
+    """kill9 ends the process before it returns; restart gives a new one at the same address and tells cell.json."""
+    cell = start()
+    first = cell.afsd.pid
+    cell.afsd.kill9()
+    assert cell.afsd.state() is ProcessState.GONE
+    assert cell.afsd.exit_status == -signal.SIGKILL
+    cell.afsd.restart()
+    assert cell.afsd.pid != first
+    assert check_health(cell.file_server, DEADLINE_S) is Health.SERVING
+    found = Cell.find(tmp_path)
+    assert found is not None
+    assert found.afsd.pid == cell.afsd.pid
+
+
+def test_frozen_cell_stops(start: StartCell) -> None:
+    """A frozen daemon is thawed to stop in order."""
+    cell = start()
+    cell.clientds[0].freeze()
+    assert cell.stop() == []
+
+
+def test_daemon_that_ignores_sigterm_is_killed_and_named(tmp_path: Path) -> None:
+    """stop ends every process, and says which it had to kill."""
+    programs = {**PROGRAMS, "clientd": (sys.executable, FAKE, "--ignore-sigterm")}
+    cell = Cell.start(tmp_path, programs=programs)
+    running = processes(cell)
+    assert [daemon.name for daemon in cell.stop(timeout_s=0.5)] == ["clientd-0"]
+    assert not any(process.is_alive() for process in running)
+
+
+def test_background_cell_is_found_and_stopped_by_another_program(
+    start: StartCell, tmp_path: Path
+) -> None:
+    """What one program started in the background another finds by its directory and stops."""
+    cell = start(dies_with_owner=False)
+    found = Cell.find(tmp_path)
+    assert found is not None
+    assert found.is_running()
+    assert found.file_server == cell.file_server
+    assert found.stop() == []
+    assert not any(process.is_alive() for process in processes(cell))
+
+
+OWNER = """
+import sys, threading
+from afsctl.cell import Cell
+programs = {{name: (sys.executable, {fake!r}) for name in ("afsd", "volserverd", "clientd")}}
+started = []
+thread = threading.Thread(target=lambda: started.append(Cell.start({directory!r}, programs=programs)))
+thread.start()
+thread.join()
+started[0].clientds[0].freeze()
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_killed_owner_leaves_no_process(tmp_path: Path) -> None:
+    """Daemons outlive the thread that started them, and not their owner, even a frozen one and a SIGKILL."""
+    script = OWNER.format(fake=FAKE, directory=str(tmp_path))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "up\n"
+        cell = Cell.find(tmp_path)
+        assert cell is not None
+        running = processes(cell)
+        assert [process.is_alive() for process in running] == [True] * 3
+        owner.send_signal(signal.SIGKILL)
+    for process in running:
+        wait_for(lambda process=process: not process.is_alive(), f"end of {process}")  # type: ignore[misc]
+
+
+def test_stranger_with_a_reused_pid_is_never_signalled() -> None:
+    """A process that has the pid but not the start time counts as gone."""
+    own = ProcessIdentity.of(os.getpid())
+    stranger = replace(own, start_ticks=own.start_ticks - 1)
+    assert own.is_alive()
+    assert stranger.state() is ProcessState.GONE
+    assert not stranger.send(signal.SIGKILL)
+    assert not replace(own, boot_id="of another boot").send(signal.SIGKILL)
+    assert stranger.wait(0.0)
+
+
+def test_too_long_directory_is_refused_with_a_clear_line(tmp_path: Path) -> None:
+    """The unix socket's limit is named before anything starts."""
+    with pytest.raises(CellError, match="at most 107"):
+        Cell.start(tmp_path / ("x" * 100), programs=PROGRAMS)
+
+
+def test_cell_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    """A damaged or foreign cell.json is one clear error."""
+    for text in ("{", "[]", '{"version": 1}', '{"version": 99}'):
+        (tmp_path / "cell.json").write_text(text)
+        with pytest.raises(CellError, match=r"cell\.json"):
+            Cell.find(tmp_path)
