@@ -1,1 +1,1 @@
-"""What every daemon needs around its core: clock, driver, server, interceptors, channels, configuration, logs."""
+"""What the daemons have around their cores: clock, server, channels, configuration, logs."""

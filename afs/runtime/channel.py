@@ -19,7 +19,8 @@ from afs.limits import (
     RECONNECT_MIN_S,
 )
 
-# What a status means when no AFS code came with it: it was made by gRPC itself, or by someone else's server.
+# What a status means when no AFS code came with it: it was made by gRPC itself, or by someone
+# else's server.
 _CODE_BY_STATUS: Final[dict[grpc.StatusCode, AfsCode]] = {
     grpc.StatusCode.UNAVAILABLE: AfsCode.RX_CALL_DEAD,
     grpc.StatusCode.DEADLINE_EXCEEDED: AfsCode.RX_CALL_DEAD,
@@ -45,8 +46,8 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """A channel to one daemon; connects with the first call, and again by itself after an outage.
 
-    A peer that stopped answering (frozen, unplugged) is noticed within KEEPALIVE_TIME_S + KEEPALIVE_TIMEOUT_S while a
-    call or stream is open; its calls then end with UNAVAILABLE.
+    A peer that stopped answering (frozen, unplugged) is noticed within KEEPALIVE_TIME_S +
+    KEEPALIVE_TIMEOUT_S while a call or stream is open; its calls then end with UNAVAILABLE.
 
     Args:
         address: "host:port" or "unix:PATH".
@@ -67,14 +68,15 @@ def _channel_options() -> list[tuple[str, Any]]:
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", int(KEEPALIVE_TIME_S * 1000)),
         ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
-        # Without this one a stopped peer goes unnoticed for a minute, whatever keepalive_timeout_ms says.
+        # Without this one a stopped peer goes unnoticed for a minute, whatever keepalive_timeout_ms
+        # says.
         ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", int(RECONNECT_FIRST_S * 1000)),
         ("grpc.min_reconnect_backoff_ms", int(RECONNECT_MIN_S * 1000)),
         ("grpc.max_reconnect_backoff_ms", int(RECONNECT_MAX_S * 1000)),
-        # One channel, one connection: by default all channels of a process to one address share a connection and its
-        # fate, and a bulk transfer on one would delay callbacks on another.
+        # One channel, one connection: by default all channels of a process to one address share a
+        # connection and its fate, and a bulk transfer on one would delay callbacks on another.
         ("grpc.use_local_subchannel_pool", 1),
         # A proxy in the environment is for web pages, not for a file service.
         ("grpc.enable_http_proxy", 0),
@@ -82,9 +84,10 @@ def _channel_options() -> list[tuple[str, Any]]:
 
 
 def afs_error_from_rpc(error: grpc.aio.AioRpcError) -> AfsError:
-    """What a failed call means: the AFS code its server sent, or the nearest one to its gRPC status.
+    """What a failed call means: the AFS code its server sent, or the nearest one to its status.
 
-    A peer that cannot be reached, or did not answer in time, is RX_CALL_DEAD; a server's own bug is VNOSERVICE.
+    A peer that cannot be reached, or did not answer in time, is RX_CALL_DEAD; a server's own bug is
+    VNOSERVICE.
     """
     detail = error.details() or error.code().name
     for key, value in error.trailing_metadata() or ():

@@ -10,7 +10,7 @@ class Clock(Protocol):
     """Where a daemon gets the time from; tests put a fake one in its place."""
 
     def now(self) -> float:
-        """Steady seconds since some fixed moment: never goes back, counts the time a machine was suspended."""
+        """Steady seconds since some fixed moment: never goes back, counts suspend."""
         ...
 
     def wall_ns(self) -> int:
@@ -24,7 +24,8 @@ class SystemClock:
     def now(self) -> float:
         """Steady seconds since boot, suspend included.
 
-        CLOCK_MONOTONIC stands still while a machine sleeps; a client would trust its promises for that much too long.
+        CLOCK_MONOTONIC stands still while a machine sleeps; a client would trust its promises for
+        that much too long.
         """
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 

@@ -1,12 +1,14 @@
-"""Configuration of a daemon: a TOML file, the environment and flags; flags win over environment over file.
+"""Configuration of a daemon: a TOML file, the environment, flags; the latter win over the former.
 
 Theory of operation
-    A daemon's configuration is a subclass of `DaemonConfig`, one field a key, with a description. From the field
-    `break_deadline_s` come the key `break_deadline_s` in the file, `AFS_BREAK_DEADLINE_S` in the environment and the
-    flag `--break-deadline-s`. A list is given by repeating its flag, comma-separated in the environment, as an array
-    in the file. Whatever is wrong becomes one line that names the place, the value and what was expected.
+    A daemon's configuration is a subclass of `DaemonConfig`, one field a key, with a description.
+    From the field `break_deadline_s` come the key `break_deadline_s` in the file,
+    `AFS_BREAK_DEADLINE_S` in the environment and the flag `--break-deadline-s`. A list is given by
+    repeating its flag, comma-separated in the environment, as an array in the file. Whatever is
+    wrong becomes one line that names the place, the value and what was expected.
 
-    An instance made directly, `AfsdConfig(listen=[…])`, reads neither file nor environment: that is for tests.
+    An instance made directly, `AfsdConfig(listen=[…])`, reads neither file nor environment: that is
+    for tests.
 """
 
 from __future__ import annotations
@@ -71,11 +73,12 @@ def load_config(
         argv: the flags, without the program's name.
         prog: the program's name, as it stands in messages.
         description: one sentence for `--help`.
-        environment: `AFS_CONFIG` names the file unless `--config` does; `AFS_<KEY>` sets a key. Other `AFS_…`
-            variables belong to other programs and are left alone.
+        environment: `AFS_CONFIG` names the file unless `--config` does; `AFS_<KEY>` sets a key.
+            Other `AFS_…` variables belong to other programs and are left alone.
 
     Raises:
-        SystemExit: 0 after `--help` and `--version`; 2 after one line on standard error for what cannot be used.
+        SystemExit: 0 after `--help` and `--version`; 2 after one line on standard error for what
+            cannot be used.
     """
     flags = vars(_parser(cls, prog, description).parse_args(list(argv)))
     file = flags.pop("config") or environment.get(CONFIG_VARIABLE)
@@ -88,15 +91,14 @@ def load_config(
 def _combine(
     cls: type[C], file: str | None, environment: Mapping[str, str], flags: Mapping[str, Any]
 ) -> C:
-    """Puts the three sources over each other, remembering for messages where each value came from."""
+    """Puts the sources over each other, remembering for messages where each value came from."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     if file:
         for key, value in _read_file(file).items():
             if key not in cls.model_fields:
-                raise ConfigError(
-                    f"{key} in {file}: unknown key: expected one of {', '.join(sorted(cls.model_fields))}"
-                )
+                known = ", ".join(sorted(cls.model_fields))
+                raise ConfigError(f"{key} in {file}: unknown key: expected one of {known}")
             values[key], places[key] = value, f"{key} in {file}"
     for key, field in cls.model_fields.items():
         variable = ENVIRONMENT_PREFIX + key.upper()
@@ -144,8 +146,9 @@ def _parser(cls: type[DaemonConfig], prog: str, description: str) -> argparse.Ar
     parser = _OneLineParser(
         prog=prog,
         description=description,
-        epilog=f"Each flag is also a key of the TOML file (--break-x: break_x) and a variable of the environment "
-        f"({ENVIRONMENT_PREFIX}BREAK_X; a list comma-separated). Flags win over environment over file.",
+        epilog="Each flag is also a key of the TOML file (--break-x: break_x) and a variable of "
+        f"the environment ({ENVIRONMENT_PREFIX}BREAK_X; a list comma-separated). Flags win over "
+        "environment over file.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Runs a daemon from its first line to its last: event loop, signals, graceful stop, exit status."""
+"""Runs a daemon from first to last: event loop, signals, graceful stop, exit status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 import uvloop
@@ -24,8 +24,9 @@ FAILURE_STATUS: Final = 1
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
-# By default glibc maps and unmaps every buffer of 128 KiB or more; 1 MiB messages then spend half of their time in page
-# faults. Keeping a few such buffers makes bulk data 1.6-1.7 times as fast, for some 16 MiB of memory.
+# By default glibc maps and unmaps every buffer of 128 KiB or more; 1 MiB messages then spend half
+# of their time in page faults. Keeping a few such buffers makes bulk data 1.6-1.7 times as fast,
+# for some 16 MiB of memory.
 _MALLOC_OPTIONS: Final = (
     (_M_MMAP_THRESHOLD, 16 * MIB),
     (_M_TRIM_THRESHOLD, 16 * MIB),
@@ -39,7 +40,7 @@ class Daemon(Protocol):
     """A running daemon."""
 
     async def stop(self) -> None:
-        """Drains for at most DRAIN_S, makes everything durable, lets go of sockets, files and locks."""
+        """Drains for at most DRAIN_S, makes all durable, lets go of sockets, files and locks."""
         ...
 
 
@@ -52,7 +53,8 @@ def run_daemon(prog: str, config: DaemonConfig, start: Callable[[], Awaitable[Da
         start: starts the daemon, and returns it when it serves.
 
     Returns:
-        The exit status: 0 after a graceful stop; 1 after one line on standard error, if it could not start.
+        The exit status: 0 after a graceful stop; 1 after one line on standard error, if it could
+        not start.
     """
     configure_logging(config.log_level, config.log_format)
     tune_malloc()
@@ -79,9 +81,10 @@ async def _run(prog: str, start: Callable[[], Awaitable[Daemon]]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
-    starting = asyncio.ensure_future(start())
+    starting: asyncio.Future[Daemon] = asyncio.ensure_future(start())
     # A signal during a slow start must not wait for it.
-    await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [starting, asked]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
         await asyncio.wait([starting])

@@ -10,9 +10,11 @@ import structlog
 
 from afs.runtime.clock import Clock
 
-# The loop's clock stands still while the machine is suspended and ours does not, so a long wait is cut into pieces.
+# The loop's clock stands still while the machine is suspended and ours does not, so a long wait is
+# cut into pieces.
 _MAX_WAIT_S: Final = 5.0
-# A tick that failed is a bug of ours; the core gets another chance, but not at the speed of the loop.
+# A tick that failed is a bug of ours; the core gets another chance, but not at the speed of the
+# loop.
 _WAIT_AFTER_FAILURE_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -41,7 +43,10 @@ class Driver:
         self._closed = False
 
     def poke(self) -> None:
-        """Arms the timer anew; called after every event given to the core. Cheap when the deadline did not change."""
+        """Arms the timer anew; called after every event given to the core.
+
+        Cheap when the deadline did not change.
+        """
         if self._closed:
             return
         deadline = self._deadline()
@@ -49,7 +54,8 @@ class Driver:
             self._disarm()
             return
         wait_s = deadline - self._clock.now()
-        # A due tick stays where it is in the loop's queue: pokes faster than the loop turns must not put it off.
+        # A due tick stays where it is in the loop's queue: pokes faster than the loop turns must
+        # not put it off.
         if self._due or (deadline == self._armed_for and wait_s > 0):
             return
         self._disarm()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def fsync_dir(path: Path) -> None:
-    """Makes the names in a directory durable: what was created, renamed or removed in it before; blocks on the disk.
+    """Makes the names in a directory durable: what was created, renamed or removed in it before.
+
+    Blocks on the disk.
 
     Raises:
         OSError: the directory cannot be opened or synced.
@@ -21,10 +23,11 @@ def fsync_dir(path: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replaces a file by one with these bytes, all or nothing, on disk when it returns; blocks on the disk.
+    """Replaces a file by one with these bytes, all or nothing, on disk when it returns.
 
-    After a crash at any moment `path` holds the old content or the new one; a file `.<name>.<random>.tmp` beside it
-    may remain. `mode` is subject to the umask.
+    Blocks on the disk.
+    After a crash at any moment `path` holds the old content or the new one; a file
+    `.<name>.<random>.tmp` beside it may remain. `mode` is subject to the umask.
 
     Raises:
         OSError: the file cannot be written; `path` is as it was.

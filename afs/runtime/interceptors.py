@@ -1,4 +1,4 @@
-"""What stands in front of every servicer: errors become gRPC statuses, calls are counted, streams end on a drain."""
+"""What stands in front of every servicer: errors become statuses, streams end on a drain."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _log = structlog.get_logger(__name__)
 
 Handler = grpc.RpcMethodHandler[Any, Any]
 Context = grpc.aio.ServicerContext[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns what a servicer raises into an answer; the outermost interceptor.
 
-    AfsError becomes its gRPC status, its detail, and its code in the trailer `afs-abort-code`. Anything else is a bug:
-    it is logged at level error under an incident id, and the client learns that id and nothing more. Cancellation and
-    the aborts of a servicer pass.
+    AfsError becomes its gRPC status, its detail, and its code in the trailer `afs-abort-code`.
+    Anything else is a bug: it is logged at level error under an incident id, and the client learns
+    that id and nothing more. Cancellation and the aborts of a servicer pass.
 
     Args:
-        endless: full names of methods ("/afs.v1.FileServerDebug/Watch") whose streams end only when somebody hangs up.
-            `end_streams` ends them, so that a drain need not wait for them.
+        endless: full names of methods ("/afs.v1.FileServerDebug/Watch") whose streams end only when
+            somebody hangs up. `end_streams` ends them, so that a drain need not wait for them.
     """
 
     def __init__(self, endless: Collection[str] = ()) -> None:
@@ -54,7 +54,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         """The handler of the call, wrapped; None for an unknown method."""
-        handler: Handler | None = await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
         if handler is None:
             return None
         method = str(handler_call_details.method)
@@ -161,7 +161,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             raise error
         if context.done():
-            # The client hung up, and the servicer tripped over the broken call before its cancellation reached it.
+            # The client hung up, and the servicer tripped over the broken call before its
+            # cancellation reached it.
             raise asyncio.CancelledError from error
         incident = secrets.token_hex(4)
         _log.error("call.failed", incident=incident, method=method, exc_info=error)
@@ -169,14 +170,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def abort(context: Context, error: AfsError) -> NoReturn:
-    """Ends a call with an AfsError: its gRPC status, its detail (one line, cut to MAX_DETAIL_CHARS), its code."""
+    """Ends a call with an AfsError: its gRPC status, its detail in one line, its code."""
     detail = error.detail.replace("\n", " ").encode("utf-8", "backslashreplace").decode("utf-8")
     trailer = (*(context.trailing_metadata() or ()), (ABORT_CODE_TRAILER, str(int(error.code))))
     await context.abort(error.grpc_status, detail[:MAX_DETAIL_CHARS], trailer)
 
 
 class RequestCounter(grpc.aio.ServerInterceptor):
-    """Counts the calls of each method; unknown methods are not counted, so that nobody can fill the memory."""
+    """Counts the calls of each method.
+
+    Unknown methods are not counted, so that nobody can fill the memory.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}

@@ -1,4 +1,7 @@
-"""Addresses a daemon listens on: what grpc would do silently is checked first and refused with a clear line."""
+"""Addresses a daemon listens on.
+
+What grpc would do silently is checked first and refused with a clear line.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ MAX_UNIX_PATH_BYTES = 107
 class UnixSocketClaim:
     """The right to listen on a path; held until `release`, or the end of the process.
 
-    Two daemons that start at the same moment would each see a stale socket and remove the other's; the lock file
-    beside the socket lets one of them win.
+    Two daemons that start at the same moment would each see a stale socket and remove the other's;
+    the lock file beside the socket lets one of them win.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
@@ -37,7 +40,8 @@ def claim_unix_socket(path: Path) -> UnixSocketClaim:
     """Makes way for a unix socket: makes its directory, removes a stale socket.
 
     Raises:
-        AfsError: VBUSY if somebody listens there; EINVAL if the path is too long or is something else than a socket.
+        AfsError: VBUSY if somebody listens there; EINVAL if the path is too long or is something
+            else than a socket.
     """
     if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
         raise AfsError(
@@ -85,7 +89,8 @@ def check_tcp_address(address: str) -> None:
     grpc is content when it can bind one of a host's addresses; we want all or a refusal.
 
     Raises:
-        AfsError: EINVAL for an address that is none; VBUSY for a taken port; VNOSERVICE for what the machine refuses.
+        AfsError: EINVAL for an address that is none; VBUSY for a taken port; VNOSERVICE for what
+            the machine refuses.
     """
     host, port = split_tcp_address(address)
     try:
@@ -114,7 +119,7 @@ def split_tcp_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise AfsError(
             AfsCode.EINVAL,
-            f"address {address!r} is none: expected host:port (port 0 to 65535) or {UNIX_PREFIX}PATH",
+            f"address {address!r} is none: expected host:port (0 to 65535) or {UNIX_PREFIX}PATH",
         )
     return host, int(port)
 

@@ -1,4 +1,4 @@
-"""Where log events go and how they look: structlog on standard error, as lines for people or as JSON."""
+"""Where log events go and how they look: standard error, as lines for people or as JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LEVELS: Final[dict[LogLevel, int]] = {
 }
 
 
-def configure_logging(level: LogLevel, format: LogFormat) -> None:
+def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     """Sends the events of this process to standard error; called once, before the first event.
 
-    Events of libraries (grpc, asyncio) come in the same shape, warnings and errors only. Level error means a bug of
-    ours; what can happen in operation is a warning or less.
+    Events of libraries (grpc, asyncio) come in the same shape, warnings and errors only. Level
+    error means a bug of ours; what can happen in operation is a warning or less.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -31,7 +31,7 @@ def configure_logging(level: LogLevel, format: LogFormat) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     final: list[structlog.typing.Processor]
-    if format == "json":
+    if log_format == "json":
         final = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     else:
         final = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]

@@ -31,7 +31,8 @@ from afs.runtime.listening import (
 )
 
 _SERVER_OPTIONS: Final[list[tuple[str, Any]]] = [
-    # On by default: a second server would bind the same port silently and take half of the connections.
+    # On by default: a second server would bind the same port silently and take half of the
+    # connections.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -40,7 +41,8 @@ _SERVER_OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
     ("grpc.keepalive_time_ms", int(KEEPALIVE_TIME_S * 1000)),
     ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
-    # Without this one a stopped peer goes unnoticed for a minute, whatever keepalive_timeout_ms says.
+    # Without this one a stopped peer goes unnoticed for a minute, whatever keepalive_timeout_ms
+    # says.
     ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
     ("grpc.http2.max_pings_without_data", 0),
     # Our clients ping as often as we do; the defaults would have the server hang up on them.
@@ -57,8 +59,8 @@ _REFLECTION_METHOD: Final = "ServerReflectionInfo"
 class DaemonServer:
     """One gRPC server of a daemon: add services, listen, start, stop.
 
-    Also serves `grpc.health.v1.Health` (overall and for each service) and server reflection (v1alpha, and v1 whose
-    messages are the same).
+    Also serves `grpc.health.v1.Health` (overall and for each service) and server reflection
+    (v1alpha, and v1 whose messages are the same).
 
     Args:
         interceptors: inside of our own `ErrorInterceptor`, outermost first.
@@ -86,8 +88,9 @@ class DaemonServer:
             add_to_server: the generated `add_…Servicer_to_server`.
             servicer: its implementation; all methods asynchronous.
             full_service_name: "afs.v1.FileServer".
-            endless: its methods whose streams last until somebody hangs up; a drain cancels them in the servicer (which
-                cleans up as for any cancellation) and answers VRESTARTING, instead of waiting for them.
+            endless: its methods whose streams last until somebody hangs up; a drain does not wait
+                for them, it cancels them in the servicer (which cleans up as for any cancellation)
+                and answers VRESTARTING.
         """
         add_to_server(servicer, self._server)
         self._services.append(full_service_name)
@@ -98,14 +101,15 @@ class DaemonServer:
         """Binds the addresses; before `start`.
 
         Args:
-            addresses: "host:port" (port 0: any free one) or "unix:PATH" (mode 0600; a stale socket is replaced).
+            addresses: "host:port" (port 0: any free one) or "unix:PATH" (mode 0600; a stale socket
+                is replaced).
 
         Returns:
             The same addresses with the real ports.
 
         Raises:
-            AfsError: VBUSY for an address somebody listens on, EINVAL for one that is none, VNOSERVICE for one that the
-                machine refuses; one line each.
+            AfsError: VBUSY for an address somebody listens on, EINVAL for one that is none,
+                VNOSERVICE for one that the machine refuses; one line each.
         """
         return [
             self._listen_unix(Path(address.removeprefix(UNIX_PREFIX)))
@@ -171,13 +175,15 @@ class DaemonServer:
         for service in (reflection.SERVICE_NAME, _REFLECTION_V1):
             self._errors.add_endless(f"/{service}/{_REFLECTION_METHOD}")
 
-    async def set_serving(self, full_service_name: str, serving: bool) -> None:
+    async def set_serving(self, full_service_name: str, *, serving: bool) -> None:
         """Sets the health of one service; "" is the server as a whole."""
         status = health_pb2.HealthCheckResponse
         await self._health.set(full_service_name, status.SERVING if serving else status.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
-        """Drains: health is NOT_SERVING, new calls are refused, endless streams ended, running calls may finish.
+        """Drains: health says NOT_SERVING, new calls are refused, running ones may finish.
+
+        Endless streams are ended at once.
 
         Args:
             grace_s: seconds after which calls that still run are cancelled.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, NamedTuple, TypeVar
 
 from afs.limits import WATCH_BACKLOG_EVENTS
@@ -17,7 +17,7 @@ class Watched(NamedTuple, Generic[T]):
 
     Attributes:
         event: what was published.
-        dropped: how many events before this one were lost to this watcher, because it lagged behind.
+        dropped: how many events before this one were lost to this watcher, as it lagged behind.
     """
 
     event: T
@@ -42,12 +42,15 @@ class WatchHub(Generic[T]):
         return bool(self._watchers)
 
     def publish(self, event: T) -> None:
-        """Hands an event to every watcher; never blocks. A watcher that lags too far behind loses its oldest event."""
+        """Hands an event to every watcher.
+
+        Never blocks. A watcher that lags too far behind loses its oldest event.
+        """
         for watcher in self._watchers:
             self.dropped_events += watcher.put(event)
 
-    async def subscribe(self) -> AsyncIterator[Watched[T]]:
-        """Yields every event published from the first step of the iteration on, until the hub is closed."""
+    async def subscribe(self) -> AsyncGenerator[Watched[T], None]:
+        """Yields all that is published from the iteration's first step on, until `close`."""
         if self._closed:
             return
         watcher = _Watcher[T](self._backlog_events)
@@ -56,13 +59,17 @@ class WatchHub(Generic[T]):
             while True:
                 if watcher.events:
                     yield watcher.take()
-                elif self._closed:
+                elif self._is_closed():
                     return
                 else:
                     watcher.arrived.clear()
                     await watcher.arrived.wait()
         finally:
             self._watchers.discard(watcher)
+
+    def _is_closed(self) -> bool:
+        # Asked anew after every wait; a plain attribute would be taken for constant by the checker.
+        return self._closed
 
     def close(self) -> None:
         """Ends every subscription once its backlog is read."""

@@ -1,0 +1,73 @@
+"""What holds in every test: no event of level error, and no blocking call in the event loop."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import pytest
+import structlog
+from blockbuster import BlockBuster
+from hypothesis import settings
+
+# In CI a run must be repeatable; by hand, every run may look somewhere else.
+settings.register_profile("ci", derandomize=True, print_blob=True, deadline=None)
+settings.register_profile("default", print_blob=True, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+_OURS = [
+    name for name in ("afs", "afsd", "volserverd", "clientd") if importlib.util.find_spec(name)
+]
+
+
+class LogEvents(list[MutableMapping[str, Any]]):
+    """The log events of one test, oldest first, each a dictionary with `event` and `log_level`."""
+
+    def named(self, event: str) -> list[MutableMapping[str, Any]]:
+        """The events of one name."""
+        return [entry for entry in self if entry["event"] == event]
+
+
+@pytest.fixture(autouse=True)
+def log_events(request: pytest.FixtureRequest) -> Iterator[LogEvents]:
+    """The log events of this process during the test; one of level error fails it.
+
+    Level error means a bug of ours. A test that provokes one is marked `expects_error_event`.
+    """
+    events = LogEvents()
+
+    def keep(_: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        events.append({**event, "log_level": level})
+        raise structlog.DropEvent
+
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, keep],
+        wrapper_class=structlog.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    yield events
+    structlog.reset_defaults()
+    if request.node.get_closest_marker("expects_error_event") is None:
+        bad = [
+            event for event in events if event["log_level"] in ("error", "exception", "critical")
+        ]
+        assert not bad, f"log events of level error, which mean bugs of ours: {bad}"
+
+
+@pytest.fixture(autouse=True)
+def no_blocking(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test whose event loop blocks in our code (sleep, disk, sockets).
+
+    A test where that is right (start-up, for example) says `@pytest.mark.blocking_ok`.
+    """
+    if request.node.get_closest_marker("blocking_ok") is not None:
+        yield
+        return
+    buster = BlockBuster(scanned_modules=_OURS)
+    buster.activate()
+    try:
+        yield
+    finally:
+        buster.deactivate()
