@@ -1,1 +1,1 @@
-"""afsctl, the command line of laterfs, and `afsctl.cell`, which runs a whole cell on one machine."""
+"""afsctl, the command line of laterfs, and `afsctl.cell`, a whole cell on one machine."""

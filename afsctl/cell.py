@@ -1,13 +1,15 @@
-"""A whole cell on this machine: a fileserver, a volserver with its VLDB, and clients, each a process of its own.
+"""A whole cell on this machine: fileserver, volserver with VLDB, and clients, as processes.
 
 Theory of operation
-    `Cell.start` starts the daemons by exec and returns when all serve; the `Cell` it answers with starts, stops, kills,
-    freezes and restarts each of them. Everything the cell keeps is in one directory: `vicepa` (the partition),
-    `vldb.sqlite3`, `cache-N` (of client N), `run` (sockets and pid files), `log`, and `cell.json`, which tells other
-    programs what runs here. The same directory started again is the same cell with the same data.
+    `Cell.start` starts the daemons by exec and returns when all serve; the `Cell` it answers with
+    starts, stops, kills, freezes and restarts each of them. Everything the cell keeps is in one
+    directory: `vicepa` (the partition), `vldb.sqlite3`, `cache-N` (of client N), `run` (sockets and
+    pid files), `log`, and `cell.json`, which tells other programs what runs here. The same
+    directory started again is the same cell with the same data.
 
-    A cell that was started with `dies_with_owner` (the default) has no process left when its owner has ended, however the
-    owner ended: by `stop`, by Ctrl-C or by SIGKILL. One started without it runs on, and `Cell.find` finds it.
+    A cell that was started with `dies_with_owner` (the default) has no process left when its owner
+    has ended, however the owner ended: by `stop`, by Ctrl-C or by SIGKILL. One started without it
+    runs on, and `Cell.find` finds it.
 
 All methods block; from asyncio call them with `asyncio.to_thread`.
 
@@ -49,7 +51,8 @@ __all__ = ["Cell", "CellError", "Daemon", "Ports", "Setting", "Settings"]
 
 # One value of a daemon's configuration, as its flag takes it; a list is the flag repeated.
 Setting = str | int | float | bool | Path | Sequence[str]
-# By daemon ("afsd", "volserverd", "clientd" for all clients, "clientd-0" for one), then by configuration key.
+# By daemon ("afsd", "volserverd", "clientd" for all clients, "clientd-0" for one), then by
+# configuration key.
 Settings = Mapping[str, Mapping[str, Setting]]
 
 # Source: sockaddr_un, sun_path less its NUL.
@@ -117,13 +120,16 @@ class Cell:
             directory: made if it is not there; what an earlier cell left in it is used again.
             clients: how many clientd.
             break_policy: `later`, `sync`, `ack-first` or `hot-thread`.
+            ports: the default ones, or any that are free.
+            dies_with_owner: False: the cell runs on when this process ends.
             lease_s: the channel lease in seconds; None: the fileserver's default.
             settings: further configuration of the daemons; wins over everything else said here.
             timeout_s: for each daemon to serve.
             programs: what to run instead of `python -m NAME`, by daemon (for tests of this module).
 
         Raises:
-            CellError: a cell runs in the directory already, or a daemon did not start; then nothing is left running.
+            CellError: a cell runs in the directory already, or a daemon did not start; then nothing
+                is left running.
         """
         root = Path(directory).absolute()
         try:
@@ -135,7 +141,7 @@ class Cell:
             present = load_state(root)
             if present is not None and present.runs():
                 raise CellError(
-                    f"a cell is running in {root}: stop it with `afsctl cell down --dir {directory}`"
+                    f"a cell is running in {root}: stop it with afsctl cell down --dir {directory}"
                 )
             extra = {"afsd": {"break_policy": break_policy}}
             if lease_s is not None:
@@ -154,7 +160,11 @@ class Cell:
 
     @classmethod
     def find(cls, directory: Path | str) -> Self | None:
-        """The cell whose state is in `directory`, running or not; None if there is none. CellError if unreadable."""
+        """The cell whose state is in `directory`, running or not; None if there is none.
+
+        Raises:
+            CellError: its state cannot be read.
+        """
         root = Path(directory).absolute()
         state = load_state(root)
         return None if state is None else cls(root, state)
@@ -215,7 +225,8 @@ class Cell:
 
     def _stop(self, timeout_s: float) -> list[Daemon]:
         killed = []
-        # Clients first: a client that goes in order gives its promises up, which needs the fileserver.
+        # Clients first: a client that goes in order gives its promises up, which needs the
+        # fileserver.
         for group in (self.clientds, [self.volserverd], [self.afsd]):
             killed += stop_all(group, timeout_s)
         forget_state(self.directory)
@@ -246,8 +257,8 @@ class _CellPlan:
         run = root / "run"
         if (size := len(bytes(run / "fssync.sock"))) > MAX_UNIX_PATH_BYTES:
             raise CellError(
-                f"the path {run / 'fssync.sock'} has {size} bytes, a unix socket's has at most {MAX_UNIX_PATH_BYTES}:"
-                " choose a directory with a shorter path"
+                f"the path {run / 'fssync.sock'} has {size} bytes, a unix socket's has at"
+                f" most {MAX_UNIX_PATH_BYTES}: choose a directory with a shorter path"
             )
         file_server, vol_server, location, *of_clients = _ports(clients, ports)
         self.addresses = CellAddresses(
@@ -259,7 +270,7 @@ class _CellPlan:
         )
 
     def daemons(self) -> Iterator[DaemonPlan]:
-        """afsd, volserverd, clientd-0, clientd-1, …"""
+        """One for afsd, volserverd, clientd-0, clientd-1 and so on."""
         at, root = self.addresses, self.root
         yield self._daemon(
             "afsd",

@@ -18,7 +18,10 @@ STATE_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class CellAddresses:
-    """Where a cell's services are: "host:port" or "unix:PATH". `clients[i]` is the CacheManager of client i."""
+    """Where a cell's services are: "host:port" or "unix:PATH".
+
+    `clients[i]` is the CacheManager of client i.
+    """
 
     file_server: str
     vol_server: str

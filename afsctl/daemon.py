@@ -1,4 +1,4 @@
-"""One daemon process of a cell: start, stop, kill, freeze, thaw, restart, and waiting until it serves."""
+"""One daemon process of a cell: start, stop, kill, freeze, thaw, restart, wait until it serves."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ START_TIMEOUT_S: Final = 60.0
 LOOK_INTERVAL_S: Final = 0.02
 # A local health check takes milliseconds; one that takes longer is asked again.
 HEALTH_TIMEOUT_S: Final = 2.0
-# Of the environment's AFS_… variables only these are meant for daemons of a cell; the rest, such as AFS_FILE_SERVER,
-# are for other programs, and the daemons' settings come from the cell.
+# Of the environment's AFS_… variables only these are meant for daemons of a cell; the rest, such as
+# AFS_FILE_SERVER, are for other programs, and the daemons' settings come from the cell.
 PASSED_VARIABLES: Final = ("AFS_LOG_LEVEL", "AFS_LOG_FORMAT")
 
 
 class CellError(Exception):
-    """A cell, or one daemon of it, could not be started, found or stopped; the text is one line for people."""
+    """A cell, or one daemon of it, could not be started, found or stopped.
+
+    The text is one line for people.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class DaemonPlan:
 
 
 class Daemon:
-    """One daemon process. Its methods block, and may be called from any thread, by one caller at a time.
+    """One daemon process. Its methods block; any thread may call them, one at a time.
 
     Args:
         plan: what it is started with.
@@ -72,7 +75,7 @@ class Daemon:
 
     @property
     def name(self) -> str:
-        """`afsd`, `volserverd`, `clientd-0`, …"""
+        """The name in its cell: `afsd`, `volserverd`, `clientd-0` and so on."""
         return self.plan.name
 
     @property
@@ -97,7 +100,11 @@ class Daemon:
         return self.process.state() if self.process is not None else ProcessState.GONE
 
     def spawn(self) -> None:
-        """Starts the process and does not wait for it. CellError if it runs already or cannot be started."""
+        """Starts the process and does not wait for it.
+
+        Raises:
+            CellError: it runs already, or cannot be started.
+        """
         if self.state() is not ProcessState.GONE:
             raise CellError(f"{self.name} is already running (pid {self.pid})")
         log = self.plan.log
@@ -123,7 +130,8 @@ class Daemon:
         """Returns when it says over gRPC that it serves.
 
         Raises:
-            CellError: it has ended (with the last line it wrote), or does not serve after `timeout_s`.
+            CellError: it has ended (with the last line it wrote), or does not serve after
+                `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while check_health(self.address, HEALTH_TIMEOUT_S) is not Health.SERVING:
@@ -133,7 +141,8 @@ class Daemon:
                 )
             if time.monotonic() > deadline:
                 raise CellError(
-                    f"{self.name} does not serve at {self.address} after {timeout_s:.0f} s; its log is {self.plan.log}"
+                    f"{self.name} does not serve at {self.address} after {timeout_s:.0f} s;"
+                    f" its log is {self.plan.log}"
                 )
             time.sleep(LOOK_INTERVAL_S)
         # Somebody serves there; if it is not ours, ours has just been refused the address.
@@ -154,7 +163,7 @@ class Daemon:
         self._changed()
 
     def freeze(self) -> None:
-        """Stops the process where it is (SIGSTOP) and returns when every thread of it stands still."""
+        """Stops the process where it is (SIGSTOP); returns when every thread of it stands still."""
         if not self._send(signal.SIGSTOP):
             raise CellError(f"cannot freeze {self.name}: it is not running")
         self._wait_until(ProcessState.FROZEN)
@@ -170,7 +179,11 @@ class Daemon:
         self._send(signal.SIGCONT)
 
     def await_stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-        """Waits for the end of a process that was asked to stop, then kills it. True if it ended by itself."""
+        """Waits for a process that was asked to stop, then kills it.
+
+        Returns:
+            True if it ended by itself.
+        """
         if self._reap(timeout_s):
             self._changed()
             return True
@@ -183,7 +196,7 @@ class Daemon:
         return self.await_stop(timeout_s)
 
     def restart(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Stops the process if it runs, starts it with the same arguments, and returns when it serves."""
+        """Stops the process if it runs, starts it again, and returns when it serves."""
         if self.state() is not ProcessState.GONE:
             self.stop()
         self.start(timeout_s)
@@ -227,7 +240,11 @@ class Daemon:
 
 
 def start_all(daemons: Sequence[Daemon], timeout_s: float = START_TIMEOUT_S) -> None:
-    """Starts several daemons at once and returns when all serve; CellError of the first that does not."""
+    """Starts several daemons at once and returns when all serve.
+
+    Raises:
+        CellError: of the first that does not.
+    """
     for daemon in daemons:
         daemon.spawn()
     for daemon in daemons:
@@ -235,7 +252,7 @@ def start_all(daemons: Sequence[Daemon], timeout_s: float = START_TIMEOUT_S) -> 
 
 
 def stop_all(daemons: Sequence[Daemon], timeout_s: float = STOP_TIMEOUT_S) -> list[Daemon]:
-    """Stops several daemons at once; those that do not end in `timeout_s` are killed, and returned."""
+    """Stops several daemons at once; kills, and returns, those that did not end in `timeout_s`."""
     for daemon in daemons:
         daemon.request_stop()
     deadline = time.monotonic() + timeout_s

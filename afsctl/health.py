@@ -21,8 +21,9 @@ class Health(StrEnum):
 
 
 def check_health(address: str, timeout_s: float) -> Health:
-    """The health of the daemon at `address` ("host:port" or "unix:PATH"), waiting up to `timeout_s` for the answer."""
-    # A plain connect first: gRPC backs off for a second after a refused one, and this is asked while a daemon starts.
+    """The health of the daemon at `address`, "host:port" or "unix:PATH"; waits up to `timeout_s`."""
+    # A plain connect first: gRPC backs off for a second after a refused one, and this is asked
+    # while a daemon starts.
     if not _listens(address, timeout_s):
         return Health.SILENT
     with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:

@@ -1,4 +1,4 @@
-"""A process by identity: pid and start time, so that a signal never reaches a stranger with a reused pid."""
+"""A process by pid and start time, so that no signal reaches a stranger with a reused pid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
-# Of /proc/PID/stat, counted after the command name in parentheses. Source: proc(5), fields 3 and 22.
+# Of /proc/PID/stat, counted after the command name in parentheses. Source: proc(5), fields 3 and
+# 22.
 STATE_FIELD: Final = 0
 START_TICKS_FIELD: Final = 19
 
@@ -107,7 +108,8 @@ class ProcessIdentity:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return None
-        # The pidfd holds on to whatever has the pid now; only then is it worth asking whether that is ours.
+        # The pidfd holds on to whatever has the pid now; only then is it worth asking whether that
+        # is ours.
         if self.is_alive():
             return descriptor
         os.close(descriptor)

@@ -22,6 +22,8 @@ def spawn(
 
     Args:
         argv: absolute path of the program, and its arguments.
+        log: made if it is not there.
+        environment: the whole of it.
         dies_with_owner: the kernel kills it when this process ends, however this process ends.
 
     Raises:
@@ -51,8 +53,8 @@ def _start(
 class _LongLivedThread:
     """One thread that starts processes and ends only with this process.
 
-    The kernel kills a guarded process when the *thread* that started it ends. A caller may well be a worker thread
-    that ends soon; this one does not.
+    The kernel kills a guarded process when the *thread* that started it ends. A caller may well be
+    a worker thread that ends soon; this one does not.
     """
 
     def __init__(self) -> None:

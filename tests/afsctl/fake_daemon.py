@@ -1,4 +1,4 @@
-"""A stand-in daemon process: takes our daemons' flags, serves gRPC health on --listen, and misbehaves on request."""
+"""A stand-in daemon process: serves gRPC health on --listen, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def main() -> None:
     parser.add_argument("--never-serve", action="store_true")
     parser.add_argument("--ignore-sigterm", action="store_true")
     arguments, further = parser.parse_known_args()
-    print("pid", os.getpid(), "flags", *further, file=sys.stderr, flush=True)
+    sys.stderr.write(f"pid {os.getpid()} flags {' '.join(further)}\n")
+    sys.stderr.flush()
     if arguments.fail:
         sys.exit(f"fake daemon: {arguments.fail}")
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])

@@ -1,4 +1,4 @@
-"""The Cell API, run with stand-in daemons: real processes, real health checks, no file service in them."""
+"""The Cell API over stand-in daemons: real processes and health checks, no file service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from afsctl.health import Health, check_health
 from afsctl.process import ProcessIdentity, ProcessState
 
 FAKE = str(Path(__file__).with_name("fake_daemon.py"))
-PROGRAMS = {name: (sys.executable, FAKE) for name in ("afsd", "volserverd", "clientd")}
+PROGRAMS = dict.fromkeys(("afsd", "volserverd", "clientd"), (sys.executable, FAKE))
 DEADLINE_S = 30.0
 
 StartCell = Callable[..., Cell]
@@ -91,7 +91,7 @@ def test_started_cell_serves_and_stopped_cell_leaves_no_process(
 
 
 def test_daemons_get_their_settings_as_flags(start: StartCell, tmp_path: Path) -> None:
-    """Policy, lease, lists and per-client settings arrive as flags; one client's setting wins over all clients'."""
+    """Policy, lease, lists and settings of all and of one client arrive as flags."""
     cell = Cell.start(
         tmp_path,
         clients=2,
@@ -143,7 +143,7 @@ def test_daemon_that_never_serves_is_given_up(tmp_path: Path) -> None:
 
 
 def test_frozen_daemon_is_silent_until_thawed(start: StartCell) -> None:
-    """freeze returns when the process stands still; thaw lets it answer again."""
+    """Freeze returns when the process stands still; thaw lets it answer again."""
     client = start().clientds[0]
     client.freeze()
     assert client.state() is ProcessState.FROZEN
@@ -154,7 +154,7 @@ def test_frozen_daemon_is_silent_until_thawed(start: StartCell) -> None:
 
 
 def test_killed_daemon_is_started_again_at_its_address(start: StartCell, tmp_path: Path) -> None:
-    """kill9 ends the process before it returns; restart gives a new one at the same address and tells cell.json."""
+    """kill9 returns when the process has ended; restart starts one at the same address."""
     cell = start()
     first = cell.afsd.pid
     cell.afsd.kill9()
@@ -176,7 +176,7 @@ def test_frozen_cell_stops(start: StartCell) -> None:
 
 
 def test_daemon_that_ignores_sigterm_is_killed_and_named(tmp_path: Path) -> None:
-    """stop ends every process, and says which it had to kill."""
+    """Stop ends every process, and says which it had to kill."""
     programs = {**PROGRAMS, "clientd": (sys.executable, FAKE, "--ignore-sigterm")}
     cell = Cell.start(tmp_path, programs=programs)
     running = processes(cell)
@@ -202,17 +202,14 @@ import sys, threading
 from afsctl.cell import Cell
 programs = {{name: (sys.executable, {fake!r}) for name in ("afsd", "volserverd", "clientd")}}
 started = []
-thread = threading.Thread(target=lambda: started.append(Cell.start({directory!r}, programs=programs)))
-thread.start()
-thread.join()
-started[0].clientds[0].freeze()
-print("up", flush=True)
-sys.stdin.read()
+thread = threading.Thread(target=lambda: started.append(Cell.start({directory!r},
+programs=programs))) thread.start() thread.join() started[0].clientds[0].freeze() print("up",
+flush=True) sys.stdin.read()
 """
 
 
 def test_killed_owner_leaves_no_process(tmp_path: Path) -> None:
-    """Daemons outlive the thread that started them, and not their owner, even a frozen one and a SIGKILL."""
+    """Daemons outlive the thread that started them, but not their owner, not even a frozen one."""
     script = OWNER.format(fake=FAKE, directory=str(tmp_path))
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
