@@ -6,20 +6,23 @@ import asyncio
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import Any, NoReturn
+from contextlib import aclosing
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
 from afs.errors import ABORT_CODE_TRAILER, AfsCode, AfsError
 from afs.limits import MAX_DETAIL_CHARS
 
 _log = structlog.get_logger(__name__)
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-Context = grpc.aio.ServicerContext[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+# Quoted: these classes take type arguments in their stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -54,10 +57,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         """The handler of the call, wrapped; None for an unknown method."""
-        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        try:
+            handler = await continuation(handler_call_details)
+        except Exception as error:
+            return self._answer_at_once(method, error)
         if handler is None:
             return None
-        method = str(handler_call_details.method)
         known = self._wrapped.get(method)
         if known is not None and known[0] is handler:
             return known[1]
@@ -65,20 +71,31 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._wrapped[method] = handler, wrapped
         return wrapped
 
+    def _answer_at_once(self, method: str, error: Exception) -> Handler:
+        """A handler for a call that an inner interceptor refused by raising.
+
+        A stream-to-stream handler answers calls of all four kinds: it need not read the request.
+        """
+
+        async def refuse(requests: Any, context: Context) -> None:  # noqa: ARG001 - gRPC's signature
+            await self._answer(method, context, error, None)
+
+        handler: Handler = grpc.stream_stream_rpc_method_handler(refuse)
+        return handler
+
     def _wrap(self, method: str, handler: Handler) -> Handler:
         """The handler with errors answered."""
-        behavior = (
+        behavior: Any = (
             handler.stream_stream
             or handler.stream_unary
             or handler.unary_stream
             or handler.unary_unary
         )
-        assert behavior is not None, f"{method} has no handler"
-        wrapper: Any
         if inspect.isasyncgenfunction(behavior):
             wrapper = self._generator(method, behavior)
         else:
-            assert inspect.iscoroutinefunction(behavior), f"{method} is not asynchronous"
+            if not inspect.iscoroutinefunction(behavior):
+                behavior = _not_asynchronous(method, behavior)
             wrapper = self._coroutine(method, behavior)
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -86,11 +103,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[handler.request_streaming, handler.response_streaming]
-        return make(  # type: ignore[no-any-return]
+        wrapped: Handler = make(
             wrapper,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_deserializer(handler),
             response_serializer=handler.response_serializer,
         )
+        return wrapped
 
     def _coroutine(self, method: str, behavior: Any) -> Any:
         if method in self._endless:
@@ -98,6 +116,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             async def call_endless(request: Any, context: Context) -> Any:
                 task = self._enter()
                 try:
+                    _check(request)
                     return await behavior(request, context)
                 except BaseException as error:
                     await self._answer(method, context, error, task)
@@ -108,6 +127,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Context) -> Any:
             try:
+                _check(request)
                 return await behavior(request, context)
             except BaseException as error:
                 await self._answer(method, context, error, None)
@@ -120,8 +140,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             async def stream_endless(request: Any, context: Context) -> AsyncIterator[Any]:
                 task = self._enter()
                 try:
-                    async for response in behavior(request, context):
-                        yield response
+                    _check(request)
+                    async with aclosing(behavior(request, context)) as responses:
+                        async for response in responses:
+                            yield response
                 except BaseException as error:
                     await self._answer(method, context, error, task)
                 finally:
@@ -131,8 +153,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                async for response in behavior(request, context):
-                    yield response
+                _check(request)
+                async with aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        yield response
             except BaseException as error:
                 await self._answer(method, context, error, None)
 
@@ -154,19 +178,81 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if isinstance(error, AfsError):
             await abort(context, error)
         if isinstance(error, asyncio.CancelledError) and endless is not None and self._draining:
-            if not context.done():
-                endless.uncancel()
+            endless.uncancel()
+            if not _hung_up(context):
                 await abort(context, AfsError(AfsCode.VRESTARTING, "the server is stopping"))
             raise error
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             raise error
-        if context.done():
+        if _hung_up(context):
             # The client hung up, and the servicer tripped over the broken call before its
             # cancellation reached it.
             raise asyncio.CancelledError from error
         incident = secrets.token_hex(4)
         _log.error("call.failed", incident=incident, method=method, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
+
+
+def _hung_up(context: Context) -> bool:
+    """True if nobody is there any more to be answered."""
+    task = asyncio.current_task()
+    # grpc cancels the call's task when the client hangs up, and its context does not tell.
+    return context.done() or (task is not None and task.cancelling() > 0)
+
+
+class _Malformed:
+    """Stands for a request whose bytes are no message."""
+
+
+_MALFORMED: Final = _Malformed()
+
+
+def _malformed(what: str) -> AfsError:
+    return AfsError(AfsCode.EINVAL, f"the {what} cannot be parsed: expected a protobuf message")
+
+
+def _check(request: Any) -> None:
+    """Refuses a request that could not be parsed."""
+    if request is _MALFORMED:
+        raise _malformed("request")
+
+
+def _deserializer(handler: Handler) -> Callable[[bytes], Any] | None:
+    """The handler's deserializer, with garbage answered as EINVAL and not as grpc's UNKNOWN.
+
+    In a stream the error comes out of the servicer's read; a single request is parsed by grpc
+    before any code of ours is called, so there a placeholder carries the news.
+    """
+    parse = handler.request_deserializer
+    if parse is None:
+        return None
+    if handler.request_streaming:
+
+        def parse_piece(data: bytes) -> Any:
+            try:
+                return parse(data)
+            except DecodeError:
+                raise _malformed("message") from None
+
+        return parse_piece
+
+    def parse_request(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return _MALFORMED
+
+    return parse_request
+
+
+def _not_asynchronous(method: str, behavior: Any) -> Any:
+    """In place of a synchronous method; the generated ones stand for what is not implemented."""
+
+    async def refuse(request: Any, context: Context) -> NoReturn:  # noqa: ARG001 - gRPC's signature
+        assert behavior.__module__.endswith("_pb2_grpc"), f"{method} is not asynchronous"
+        raise AfsError(AfsCode.RXGEN_OPCODE, f"{method} is not implemented by this server")
+
+    return refuse
 
 
 async def abort(context: Context, error: AfsError) -> NoReturn:
