@@ -1,0 +1,1 @@
+"""volserverd: the volume server (VolServer) and the volume location service (VolumeLocation)."""
