@@ -81,6 +81,7 @@ def load_config(
             cannot be used.
     """
     flags = vars(_parser(cls, prog, description).parse_args(list(argv)))
+    del flags["version"]
     file = flags.pop("config") or environment.get(CONFIG_VARIABLE)
     try:
         return _combine(cls, file, environment, flags)
@@ -151,9 +152,7 @@ def _parser(cls: type[DaemonConfig], prog: str, description: str) -> argparse.Ar
         "environment over file.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"{prog} {metadata.version('laterfs')}"
-    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument(
         "--config", metavar="FILE", help=f"TOML file with any of these keys (or {CONFIG_VARIABLE})"
     )
@@ -167,6 +166,14 @@ def _parser(cls: type[DaemonConfig], prog: str, description: str) -> argparse.Ar
             help=_help(field),
         )
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints program and version; asked for the version only then, as looking it up takes files."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"{parser.prog} {metadata.version('laterfs')}")
+        raise SystemExit(0)
 
 
 class _OneLineParser(argparse.ArgumentParser):
