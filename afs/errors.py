@@ -1,7 +1,7 @@
 """What can go wrong in operation, by AFS code, and the one table from codes to gRPC status.
 
-Assertions are for our own bugs; `AfsError` is for what can happen to a correct program. Source of the V* codes:
-OpenAFS `afs/errors.h`; the errno codes are the system's own.
+Assertions are for our own bugs; `AfsError` is for what can happen to a correct program. Source of
+the V* codes: OpenAFS `afs/errors.h`; the errno codes are the system's own.
 """
 
 from __future__ import annotations

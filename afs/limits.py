@@ -10,42 +10,60 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-# --- callbacks (mechanism: lifetimes, deadlines, leases) -------------------------------------------------------------
+# --- callbacks (mechanism: lifetimes, deadlines, leases) ------------------------------------------
 
-# A writer waits this long for other holders' acks, then the silent ones are VENUSDOWN: short enough that a dead
-# client is a hiccup, long enough for a busy one on a slow link.
+# A writer waits this long for other holders' acks, then the silent ones are VENUSDOWN: short enough
+# that a dead client is a hiccup, long enough for a busy one on a slow link.
 BREAK_DEADLINE_S: Final = 2.0
-# The BreakLaterCallBacks worker looks by itself this often, in case a wake-up was missed. Source: the 2002 mail.
+# The BreakLaterCallBacks worker looks by itself this often, in case a wake-up was missed. Source:
+# the 2002 mail.
 WORKER_TICK_S: Final = 300.0
 # A client trusts promises only this long after it last sent a lease renewal that was answered (I8).
 CHANNEL_LEASE_S: Final = 10.0
 # Clients renew three times a lease, so that one lost renewal costs nothing.
 LEASE_RENEWALS_PER_LEASE: Final = 3
-# Two crystal clocks drift apart by less than this; strict coherence waits the lease stretched by it.
+# Two crystal clocks drift apart by less than this; strict coherence waits the lease stretched by
+# it.
 CLOCK_RATE_ERROR_PPM: Final = 500
-# Promises on a file of a read-write volume: (holders at least, seconds), longest list first. Source: mechanism §5.
+# Promises on a file of a read-write volume: (holders at least, seconds), longest list first.
+# Source: mechanism §5.
 PROMISE_LIFETIMES_S: Final = ((64, 420), (40, 600), (24, 900), (16, 1800), (8, 3600), (0, 14400))
 # One promise covers a whole read-only volume. Source: mechanism §5.
 READ_ONLY_PROMISE_LIFETIME_S: Final = 7200
-# Bulk status counts as this many more holders, so that mass promises are shorter. Source: mechanism §5.
+# Bulk status counts as this many more holders, so that mass promises are shorter. Source: mechanism
+# §5.
 BULK_STATUS_EXTRA_HOLDERS: Final = 22
 # The server keeps a promise this much longer than it told the client. Source: mechanism §5.
 PROMISE_GRACE_S: Final = 180
-# Promises in all; beyond it space is made fairly. At about 150 bytes each this bounds the table to some 300 MiB.
+# Promises in all; beyond it space is made fairly. At about 150 bytes each this bounds the table to
+# some 300 MiB.
 MAX_PROMISES: Final = 2_000_000
 # Hosts in all; a host costs a channel (some 40 KiB) as well as its entry.
 MAX_HOSTS: Final = 20_000
-# Calls of one host that may wait for its own breaks at a time; more are refused, so one silent host cannot eat the
-# server (T17).
+# Calls of one host that may wait for its own breaks at a time; more are refused, so one silent host
+# cannot eat the server (T17).
 MAX_WAITING_CALLS_PER_HOST: Final = 64
-# Breaks queued for one host; one that lets more pile up within the deadline is marked down and reset instead.
+# Breaks queued for one host; one that lets more pile up within the deadline is marked down and
+# reset instead.
 MAX_BREAKS_OUTSTANDING_PER_HOST: Final = 4096
-# Fids in one Break message: stays well under the message limit.
-MAX_FIDS_PER_BREAK: Final = 1000
-# Entries the worker dismantles before it gives the event loop back: about 1 ms of work.
+# Entries the worker dismantles, and hosts it tells, before it gives the event loop back: about 1 ms
+# of work each.
 WORKER_SLICE_ENTRIES: Final = 2048
+WORKER_SLICE_HOSTS: Final = 128
+# Expired promises are looked for this often: the table is at most this much larger than it need be.
+PROMISE_SWEEP_S: Final = 60.0
+# Promises looked at in one slice of that: about 1 ms of work.
+SWEEP_SLICE_PROMISES: Final = 4096
+# A host that has been down this long is forgotten: far beyond every lease, so it trusts nothing of
+# ours any more.
+HOST_EXPIRY_S: Final = 3600.0
 
-# --- requests --------------------------------------------------------------------------------------------------------
+# A channel that says nothing at first is closed after this long.
+HELLO_DEADLINE_S: Final = 10.0
+# What a client says of itself; for people.
+MAX_CLIENT_NAME_CHARS: Final = 128
+
+# --- requests -------------------------------------------------------------------------------------
 
 # Receive limit of every channel: one data piece and its headers, with room.
 MAX_MESSAGE_BYTES: Final = 4 * MIB
@@ -66,9 +84,10 @@ MAX_VOLUME_NAME_BYTES: Final = 22
 # Events a slow Watch reader may lag behind before some are dropped and counted.
 WATCH_BACKLOG_EVENTS: Final = 10_000
 
-# --- volumes ---------------------------------------------------------------------------------------------------------
+# --- volumes --------------------------------------------------------------------------------------
 
-# A file larger than this is kept as chunks; smaller ones in the database row: an insert beats a file and its fsync.
+# A file larger than this is kept as chunks; smaller ones in the database row: an insert beats a
+# file and its fsync.
 INLINE_MAX_BYTES: Final = 16 * KIB
 CHUNK_BYTES: Final = DATA_PIECE_BYTES
 # Chunk hashes are 32 bytes of the file's vnode row; 16 TiB keeps such a list under 512 MiB.
@@ -81,22 +100,25 @@ VNODE_CACHE_ENTRIES: Final = 100_000
 # Names in one directory: the link count and the directory's length stay 32 bits with room.
 MAX_DIRECTORY_ENTRIES: Final = 10_000_000
 
-# --- daemons ---------------------------------------------------------------------------------------------------------
+# --- daemons --------------------------------------------------------------------------------------
 
 # A stopping daemon lets running calls finish this long.
 DRAIN_S: Final = 5.0
-# Reconnect backoff of every gRPC channel of ours: quick after an outage, not below what slow links need.
+# Reconnect backoff of every gRPC channel of ours: quick after an outage, not below what slow links
+# need.
 RECONNECT_MIN_S: Final = 2.0
 RECONNECT_MAX_S: Final = 5.0
 # Wait before the first reconnect attempt; grows towards RECONNECT_MAX_S with each that fails.
 RECONNECT_FIRST_S: Final = 0.1
-# A peer that answers no HTTP/2 ping, sent after this long without traffic, for KEEPALIVE_TIMEOUT_S is gone. Its sum is
-# well below the channel lease, so that a dead connection is replaced before the lease runs out.
+# A peer that answers no HTTP/2 ping, sent after this long without traffic, for KEEPALIVE_TIMEOUT_S
+# is gone. Its sum is well below the channel lease, so that a dead connection is replaced before the
+# lease runs out.
 KEEPALIVE_TIME_S: Final = 2.0
 KEEPALIVE_TIMEOUT_S: Final = 2.0
 # Pings a server takes from one client: more often than this is a misbehaving peer.
 KEEPALIVE_LEAST_INTERVAL_S: Final = 0.5
-# Calls and streams open at a time on one connection: bounds what one peer can make a server hold (I7).
+# Calls and streams open at a time on one connection: bounds what one peer can make a server hold
+# (I7).
 MAX_CONCURRENT_STREAMS: Final = 1024
 # Characters of an error's detail that are sent: keeps trailers far below MAX_METADATA_BYTES.
 MAX_DETAIL_CHARS: Final = 1024
@@ -104,10 +126,11 @@ MAX_DETAIL_CHARS: Final = 1024
 TRANSACTION_IDLE_S: Final = 300.0
 # Clientd: bytes of file data kept on disk.
 CACHE_LIMIT_BYTES: Final = 1024 * MIB
-# Clientd: a gap between two turns of its loop longer than this means that the process was frozen; promises are then
-# trusted again only after a lease renewal.
+# Clientd: a gap between two turns of its loop longer than this means that the process was frozen;
+# promises are then trusted again only after a lease renewal.
 STALL_S: Final = 0.5
-# Clientd: how often, and how long in all, a call is tried again on VBUSY, VOFFLINE or an unreachable server.
+# Clientd: how often, and how long in all, a call is tried again on VBUSY, VOFFLINE or an
+# unreachable server.
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 1.0
 RETRY_TOTAL_S: Final = 30.0

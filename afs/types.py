@@ -1,6 +1,7 @@
 """The field's values as Python values: Fid, Vnode, VolumeHeader and their kin.
 
-Wire messages are turned into these at the edge (`afs.wire`); everything inside speaks of these only.
+Wire messages are turned into these at the edge (`afs.wire`); everything inside speaks of these
+only.
 """
 
 from __future__ import annotations
@@ -71,9 +72,10 @@ class BreakReason(IntEnum):
 class Vnode:
     """What a fileserver knows of one vnode.
 
-    `mode` holds permission bits only (0 to 0o7777). `length` is in bytes; for a symbolic link the length of its target in UTF-8, for a
-    directory the number of its entries. Times are nanoseconds since the Unix epoch. `parent` is the directory the
-    vnode is in (for a hard-linked file: was created in); the root directory is its own parent.
+    `mode` holds permission bits only (0 to 0o7777). `length` is in bytes; for a symbolic link the
+    length of its target in UTF-8, for a directory the number of its entries. Times are nanoseconds
+    since the Unix epoch. `parent` is the directory the vnode is in (for a hard-linked file: was
+    created in); the root directory is its own parent.
     """
 
     fid: Fid
@@ -91,7 +93,10 @@ class Vnode:
 
 @dataclass(frozen=True, slots=True)
 class SetStatus:
-    """Attributes to set; None leaves one as it is. `length` truncates or extends (with zeroes), in bytes."""
+    """Attributes to set; None leaves one as it is.
+
+    `length` truncates or extends (with zeroes), in bytes.
+    """
 
     mode: int | None = None
     owner: int | None = None
@@ -113,10 +118,11 @@ class DirectoryEntry:
 class VolumeHeader:
     """What a volume says of itself.
 
-    `max_quota_kib` 0 means no limit; `used_kib` counts every vnode as its length rounded up to KiB, at least 1.
-    `change_counter` grows with every committed change of the volume, also changes made outside the fileserver;
-    it never goes back (M5b rests on that). `incarnation` is a random text fixed when the volume was created.
-    Times are nanoseconds since the Unix epoch; `cloned_ns` is 0 for a read-write volume.
+    `max_quota_kib` 0 means no limit; `used_kib` counts every vnode as its length rounded up to KiB,
+    at least 1. `change_counter` grows with every committed change of the volume, also changes made
+    outside the fileserver; it never goes back (M5b rests on that). `incarnation` is a random text
+    fixed when the volume was created. Times are nanoseconds since the Unix epoch; `cloned_ns` is 0
+    for a read-write volume.
     """
 
     volume_id: int

@@ -56,7 +56,9 @@ def status_from_wire(message: types_pb2.FileStatus) -> Vnode:
     try:
         kind = VnodeType(message.type)
     except ValueError:
-        raise AfsError(AfsCode.EINVAL, f"type {message.type} is no vnode type: expected 1, 2 or 3") from None
+        raise AfsError(
+            AfsCode.EINVAL, f"type {message.type} is no vnode type: expected 1, 2 or 3"
+        ) from None
     return Vnode(
         fid=fid_from_wire(message.fid),
         type=kind,
@@ -106,7 +108,9 @@ def entries_to_wire(entries: Iterable[DirectoryEntry]) -> list[types_pb2.Directo
     """The messages for directory entries."""
     return [
         types_pb2.DirectoryEntry(
-            name=entry.name, fid=fid_to_wire(entry.fid), type=types_pb2.VnodeType.ValueType(entry.type)
+            name=entry.name,
+            fid=fid_to_wire(entry.fid),
+            type=types_pb2.VnodeType.ValueType(entry.type),
         )
         for entry in entries
     ]
@@ -117,7 +121,9 @@ def entry_from_wire(message: types_pb2.DirectoryEntry) -> DirectoryEntry:
     try:
         kind = VnodeType(message.type)
     except ValueError:
-        raise AfsError(AfsCode.EINVAL, f"type {message.type} is no vnode type: expected 1, 2 or 3") from None
+        raise AfsError(
+            AfsCode.EINVAL, f"type {message.type} is no vnode type: expected 1, 2 or 3"
+        ) from None
     return DirectoryEntry(check_name(message.name), fid_from_wire(message.fid), kind)
 
 
@@ -125,13 +131,18 @@ def check_name(name: str) -> str:
     """The name, if it can stand in a directory.
 
     Raises:
-        AfsError: EINVAL for an empty name, `.`, `..`, a `/` or a NUL in it; ENAMETOOLONG beyond MAX_NAME_BYTES.
+        AfsError: EINVAL for an empty name, `.`, `..`, a `/` or a NUL in it; ENAMETOOLONG beyond
+            MAX_NAME_BYTES.
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise AfsError(AfsCode.EINVAL, f"name {name!r} cannot stand in a directory: expected no '/', NUL, '.' or '..'")
+        raise AfsError(
+            AfsCode.EINVAL,
+            f"name {name!r} cannot stand in a directory: expected no '/', NUL, '.' or '..'",
+        )
     if len(size := name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise AfsError(
-            AfsCode.ENAMETOOLONG, f"name {name[:32]!r}… has {len(size)} bytes: expected at most {MAX_NAME_BYTES}"
+            AfsCode.ENAMETOOLONG,
+            f"name {name[:32]!r}… has {len(size)} bytes: expected at most {MAX_NAME_BYTES}",
         )
     return name
 
@@ -139,19 +150,30 @@ def check_name(name: str) -> str:
 def check_symlink_target(target: str) -> str:
     """The target, if a symbolic link can hold it; else AfsError EINVAL or ENAMETOOLONG."""
     if not target or "\0" in target:
-        raise AfsError(AfsCode.EINVAL, f"symbolic link target {target!r}: expected a text without NUL, not empty")
+        raise AfsError(
+            AfsCode.EINVAL,
+            f"symbolic link target {target!r}: expected a text without NUL, not empty",
+        )
     if (size := len(target.encode("utf-8", "surrogatepass"))) > MAX_SYMLINK_BYTES:
         raise AfsError(
             AfsCode.ENAMETOOLONG,
-            f"symbolic link target {target[:32]!r}… has {size} bytes: expected at most {MAX_SYMLINK_BYTES}",
+            f"symbolic link target {target[:32]!r}… has {size} bytes:"
+            f" expected at most {MAX_SYMLINK_BYTES}",
         )
     return target
 
 
 def check_length(value: int, field: str) -> int:
-    """A length or offset in bytes, if it is one; else AfsError EINVAL (negative) or EFBIG (beyond MAX_FILE_BYTES)."""
+    """A length or offset in bytes, if it is one.
+
+    Else AfsError EINVAL (negative) or EFBIG (beyond MAX_FILE_BYTES).
+    """
     if value < 0:
-        raise AfsError(AfsCode.EINVAL, f"{field} {value} is negative: expected 0 to {MAX_FILE_BYTES}")
+        raise AfsError(
+            AfsCode.EINVAL, f"{field} {value} is negative: expected 0 to {MAX_FILE_BYTES}"
+        )
     if value > MAX_FILE_BYTES:
-        raise AfsError(AfsCode.EFBIG, f"{field} {value} is too large: expected 0 to {MAX_FILE_BYTES}")
+        raise AfsError(
+            AfsCode.EFBIG, f"{field} {value} is too large: expected 0 to {MAX_FILE_BYTES}"
+        )
     return value

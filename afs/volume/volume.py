@@ -1,20 +1,23 @@
-"""The volume: vnodes, directory entries, data and header of one volume, and every change that can be made to one.
+"""The volume: its vnodes, directory entries, data and header, and every change to them.
 
 Theory of operation
-    A `Volume` is synchronous and safe to call from several threads; it may block on the disk, so an event loop calls it
-    through threads (`GroupCommit` for changes), with one exception: `cached_vnode` never blocks.
+    A `Volume` is synchronous and safe to call from several threads; it may block on the disk, so an
+    event loop calls it through threads (`GroupCommit` for changes), with one exception:
+    `cached_vnode` never blocks.
 
-    A change is a value (`CreateFile`, `StoreData`, …). `apply` takes a batch of them and commits it as one
-    transaction, each change succeeding or failing by itself; when it returns, the batch is on disk. Data is staged
-    first (`stage`): full chunks go to disk while they arrive, and become part of the file only with the commit of a
-    `StoreData`, all or nothing.
+    A change is a value (`CreateFile`, `StoreData`, …). `apply` takes a batch of them and commits it
+    as one transaction, each change succeeding or failing by itself; when it returns, the batch is
+    on disk. Data is staged first (`stage`): full chunks go to disk while they arrive, and become
+    part of the file only with the commit of a `StoreData`, all or nothing.
 
-    A reader of data takes a `DataSnapshot`: the vnode and its data as they were at one moment, unmoved by later
-    changes, until it is closed.
+    A reader of data takes a `DataSnapshot`: the vnode and its data as they were at one moment,
+    unmoved by later changes, until it is closed.
 
-    What is read is verified: a chunk or row whose checksum is wrong raises AfsError(EIO) and is never served.
+    What is read is verified: a chunk or row whose checksum is wrong raises AfsError(EIO) and is
+    never served.
 
-Both stores (`sqlite_store`, `memory_store`) share the rules in `namespace` and pass the same test suite.
+Both stores (`sqlite_store`, `memory_store`) share the rules in `namespace` and pass the same test
+suite.
 """
 
 from __future__ import annotations
@@ -23,16 +26,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from afs.errors import AfsError
 from afs.types import BreakReason, DirectoryEntry, Fid, SetStatus, Vnode, VolumeHeader
+
+NO_CHANGE: Final = SetStatus()
 
 
 class StagedData(ABC):
     """New data on its way into a file; bounded memory whatever its size.
 
-    Not thread-safe; used by one writer. After `StoreData` was applied, or on `discard`, it is spent.
+    Not thread-safe; used by one writer. After `StoreData` was applied, or on `discard`, it is
+    spent.
     """
 
     offset: int
@@ -43,12 +49,16 @@ class StagedData(ABC):
         """Appends data; blocks on the disk.
 
         Raises:
-            AfsError: VDISKFULL; VOVERQUOTA as soon as the quota would be exceeded; EFBIG beyond MAX_FILE_BYTES.
+            AfsError: VDISKFULL; VOVERQUOTA as soon as the quota would be exceeded; EFBIG beyond
+                MAX_FILE_BYTES.
         """
 
     @abstractmethod
     def finish(self) -> None:
-        """Makes all staged chunks durable; blocks on the disk. Called once, before the change is applied."""
+        """Makes all staged chunks durable; blocks on the disk.
+
+        Called once, before the change is applied.
+        """
 
     @abstractmethod
     def discard(self) -> None:
@@ -76,7 +86,10 @@ class DataSnapshot(ABC):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -87,7 +100,7 @@ class CreateFile:
 
     directory: Fid
     name: str
-    set_status: SetStatus = SetStatus()
+    set_status: SetStatus = NO_CHANGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,7 @@ class MakeDir:
 
     directory: Fid
     name: str
-    set_status: SetStatus = SetStatus()
+    set_status: SetStatus = NO_CHANGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +119,15 @@ class MakeSymlink:
     directory: Fid
     name: str
     target: str
-    set_status: SetStatus = SetStatus()
+    set_status: SetStatus = NO_CHANGE
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Gives a file of the same directory one more name. EXDEV across directories, EISDIR for a directory."""
+    """Gives a file of the same directory one more name.
+
+    EXDEV across directories, EISDIR for a directory.
+    """
 
     directory: Fid
     name: str
@@ -120,7 +136,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class RemoveFile:
-    """Takes a name of a file or symbolic link away; the last one takes the vnode along. EISDIR for a directory."""
+    """Takes a name of a file or symbolic link away; the last one takes the vnode along.
+
+    EISDIR for a directory.
+    """
 
     directory: Fid
     name: str
@@ -138,8 +157,8 @@ class RemoveDir:
 class Rename:
     """Moves a name, replacing what the new name stands for as rename(2) does.
 
-    EISDIR/ENOTDIR/ENOTEMPTY as rename(2); EINVAL for a directory moved into itself; EXDEV for a file with several
-    links moved to another directory.
+    EISDIR/ENOTDIR/ENOTEMPTY as rename(2); EINVAL for a directory moved into itself; EXDEV for a
+    file with several links moved to another directory.
     """
 
     old_directory: Fid
@@ -166,7 +185,7 @@ class StoreData:
     fid: Fid
     staged: StagedData
     truncate_to: int | None = None
-    set_status: SetStatus = SetStatus()
+    set_status: SetStatus = NO_CHANGE
     expected_data_version: int | None = None
 
 
@@ -199,10 +218,10 @@ Mutation = (
 class Outcome:
     """What a committed change did.
 
-    `vnode` is the vnode it was about, after the change (None for SetVolumeFields); one that is gone has link_count 0.
-    `directory` and `new_directory` are the directories after the change, where there are any (`new_directory` only
-    for Rename across directories). `changed` lists every vnode whose callbacks must be broken, each once, with the
-    reason; a new vnode is not among them.
+    `vnode` is the vnode it was about, after the change (None for SetVolumeFields); one that is gone
+    has link_count 0. `directory` and `new_directory` are the directories after the change, where
+    there are any (`new_directory` only for Rename across directories). `changed` lists every vnode
+    whose callbacks must be broken, each once, with the reason; a new vnode is not among them.
     """
 
     vnode: Vnode | None
@@ -214,8 +233,9 @@ class Outcome:
 class Volume(ABC):
     """One open volume. See the module's theory of operation.
 
-    Every method raises AfsError(VNOVNODE) for a Fid that names no vnode (a wrong uniquifier included), ENOTDIR or
-    EISDIR for one of the wrong type, EIO for damage, VIO for a failing disk, VOFFLINE after `close`.
+    Every method raises AfsError(VNOVNODE) for a Fid that names no vnode (a wrong uniquifier
+    included), ENOTDIR or EISDIR for one of the wrong type, EIO for damage, VIO for a failing disk,
+    VOFFLINE after `close`.
     """
 
     volume_id: int
@@ -234,11 +254,14 @@ class Volume(ABC):
 
     @abstractmethod
     def lookup(self, directory: Fid, name: str) -> Vnode:
-        """The vnode that `name` stands for in `directory`. ENOENT if there is none; `.` and `..` are EINVAL."""
+        """The vnode that `name` stands for in `directory`. ENOENT if there is none.
+
+        `.` and `..` are EINVAL.
+        """
 
     @abstractmethod
     def entries(self, directory: Fid, after: str, limit: int) -> list[DirectoryEntry]:
-        """Up to `limit` entries whose names sort after `after` (by their UTF-8 bytes), in that order."""
+        """Up to `limit` entries whose names sort after `after`, in order of their UTF-8 bytes."""
 
     @abstractmethod
     def read_link(self, fid: Fid) -> str:
@@ -246,7 +269,10 @@ class Volume(ABC):
 
     @abstractmethod
     def snapshot(self, fid: Fid) -> DataSnapshot:
-        """The file's status and data at this moment. EISDIR for a directory, EINVAL for a symbolic link."""
+        """The file's status and data at this moment.
+
+        EISDIR for a directory, EINVAL for a symbolic link.
+        """
 
     @abstractmethod
     def stage(self, fid: Fid, offset: int) -> StagedData:
@@ -254,10 +280,11 @@ class Volume(ABC):
 
     @abstractmethod
     def apply(self, mutations: Sequence[Mutation]) -> list[Outcome | AfsError]:
-        """Commits a batch, each change by itself good or bad; durable on return, one answer for each, in order.
+        """Commits a batch, each change by itself good or bad; durable on return.
 
-        A change to a volume that is not read-write answers EROFS (SetVolumeFields is allowed on any). If the commit
-        itself fails (full or failing disk), every change is answered with that error and none has happened.
+        Answers one by one, in order. A change to a volume that is not read-write answers EROFS
+        (SetVolumeFields is allowed on any). If the commit itself fails (full or failing disk),
+        every change is answered with that error and none has happened.
         """
 
     @abstractmethod

@@ -1,0 +1,43 @@
+"""The BreakLaterCallBacks worker: the thread that the 2002 mail adds to the fileserver, as a task.
+
+It looks first and then waits (R2), its wake-up is a level and not an edge (R1, T8), and a tick that
+finds work is
+counted: it means that a wake-up was lost (I5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from afsd.callbacks import CallBacks
+
+
+async def break_worker(callbacks: CallBacks, tick_s: float) -> None:
+    """Breaks what was marked, on every wake-up and every `tick_s` seconds (M4), until cancelled.
+
+    Args:
+        callbacks: what to work on.
+        tick_s: how long to wait for a wake-up; a tick is a safety net, never needed.
+    """
+    counters = callbacks.machine.counters
+    woken = True
+    while True:
+        callbacks.wake_worker.clear()
+        worked = False
+        while callbacks.break_later_callbacks():
+            worked = True
+            # Whoever else has something to do has a turn between two slices.
+            await asyncio.sleep(0)
+        if not woken:
+            counters["worker_ticks"] += 1
+            counters["worker_ticks_that_found_work"] += worked
+        if worked:
+            callbacks.observe("worker.finished")
+        try:
+            async with asyncio.timeout(tick_s):
+                await callbacks.wake_worker.wait()
+            woken = True
+            counters["worker_wakeups"] += 1
+            callbacks.observe("worker.woken")
+        except TimeoutError:
+            woken = False

@@ -1,0 +1,477 @@
+"""The callback machine: promises, breaks now and later, hosts that answer and hosts that do not.
+
+Theory of operation
+    A client machine is a *host*. It opens a channel; the machine resets it (InitCallBackState), and
+    from its ack on it may be given *promises*. When a vnode changes, all other holders are sent a
+    *break* and the writer waits for their acks, no longer than the break deadline. A host that does
+    not acknowledge in time is VENUSDOWN: its promises are tossed, and it must acknowledge a reset
+    before it is answered anything again.
+
+    When the volserver gives a volume back, its callbacks are broken *later*. Statement by statement
+    of the 2002 mail:
+
+    M1  `break_volume_callbacks_later` marks and returns; it sends nothing and waits for nobody.
+    M2  It detaches the volume's promises as one `MarkedVolume`. That is what makes its file entries
+        FE_LATER and its callbacks CB_DELAYED; each host among them gets it in `Host.delayed`, which
+        is HFE_LATER. The cost is in proportion to the hosts, not to the promises.
+    M3  It answers WakeWorker; the caller acknowledges the volserver only after that.
+    M4  The worker (`afsd.break_worker`) calls `break_later_callbacks` until that says 0.
+    M5  `BreakLater.break_slice` takes the volume marked first, tells each of its hosts once
+        (`volume.0.0`), then dismantles the entries, a slice a call.
+    M6  A VENUSDOWN host is sent nothing; `Deliveries.mark_down` tosses what it holds and is owed.
+        It is reset when it is next heard from (`Deliveries.heard_from`) or attaches (`attach`).
+    M7  `call_arrived` (CallPreamble) lets a call pass only if its host is owed nothing. Otherwise
+        the host is told now (`BreakLater.break_delayed`) and the call waits for the acks.
+
+    Every change of promises has a place in the *break sequence*: a promise carries the sequence at
+    which it was given, a break the sequence `through` which promises end. So a promise given after
+    a mark is not broken by it (E2), and a client can tell, in whatever order answer and break reach
+    it.
+
+    Time comes in as `now` (steady seconds) and goes out as `next_deadline`. Every method returns
+    the instructions for its shell; how each ended comes back as a call.
+
+Invariants: I1 (`check`), I2 (a mark sends nothing), I3 (`Host.is_clear` decides over answers), I4
+(a promise leaves the table only into a delivery, a mark, by expiry, by being given up, or with its
+session), I6 (one message per host and mark), I7 (see `deliveries`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+from afs.limits import (
+    MAX_WAITING_CALLS_PER_HOST,
+    PROMISE_GRACE_S,
+    PROMISE_SWEEP_S,
+    SWEEP_SLICE_PROMISES,
+)
+from afs.types import BreakReason, Fid, whole_volume_fid
+from afsd.core.break_later import BreakLater
+from afsd.core.deliveries import (
+    CallOver,
+    Deliveries,
+    Delivery,
+    HostExpiry,
+    LeaseEnd,
+    LeaseOutlived,
+    SweepDue,
+    Wait,
+    WaitOver,
+)
+from afsd.core.hosts import CallBack, Host
+from afsd.core.instructions import (
+    CloseChannel,
+    DownCause,
+    Instruction,
+    Outcome,
+    Resolve,
+    WakeWorker,
+)
+from afsd.core.lifetimes import promise_lifetime_s
+from afsd.core.promises import PromiseTable
+from afsd.core.settings import CallBackSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A promise as it is told to the client.
+
+    `lifetime_s` counts from when the client sent its request.
+    """
+
+    lifetime_s: int
+    sequence: int
+    whole_volume: bool
+
+
+class CallBackMachine:
+    """All callback state of one fileserver. See the module's theory of operation."""
+
+    def __init__(
+        self, settings: CallBackSettings, now: float, known_hosts: Iterable[str] = ()
+    ) -> None:
+        """Starts with no promises.
+
+        Args:
+            settings: deadlines, leases and bounds.
+            now: steady seconds.
+            known_hosts: UUIDs that may hold promises of an earlier life of this fileserver:
+                VENUSDOWN until they are reset (I9).
+        """
+        self.settings: Final = settings
+        self.table: Final = PromiseTable()
+        self.deliveries: Final = Deliveries(settings, self.table)
+        self.later: Final = BreakLater(self.table, self.deliveries)
+        self._sequence = 1
+        self._sweeping: Iterator[int] | None = None
+        for uuid in known_hosts:
+            host = self.hosts[uuid] = Host(uuid, now)
+            host.session.lease_end = now + settings.stretched_lease_s
+            self.deliveries.mark_down(host, DownCause.SERVER_RESTARTED, now)
+        self.deliveries.deadlines.add(now + PROMISE_SWEEP_S, SweepDue())
+
+    @property
+    def hosts(self) -> dict[str, Host]:
+        """All hosts, by UUID."""
+        return self.deliveries.hosts
+
+    @property
+    def counters(self) -> Counter[str]:
+        """How often things happened."""
+        return self.deliveries.counters
+
+    # --- promises ---------------------------------------------------------------------------------
+
+    def give_promise(
+        self, uuid: str, fid: Fid, now: float, *, bulk: bool = False, read_only: bool = False
+    ) -> tuple[Promise | None, list[Instruction]]:
+        """Gives a host a promise on a vnode; to be called *before* the status it covers is read.
+
+        Args:
+            uuid: the calling host.
+            fid: the vnode.
+            now: steady seconds.
+            bulk: one of many, with the shorter life of mechanism §5.
+            read_only: the volume is read-only: one promise covers all of it.
+
+        Returns:
+            The promise, or None if the host cannot be called back or the table is full; and the
+            instructions.
+        """
+        host = self.hosts.get(uuid)
+        if host is None or not host.is_up:
+            return None, []
+        if self.table.size >= self.settings.max_promises:
+            self.counters["promises_refused"] += 1
+            return None, []
+        if read_only:
+            fid = whole_volume_fid(fid.volume)
+        lifetime = promise_lifetime_s(self.table.holder_count(fid), bulk=bulk, read_only=read_only)
+        self.table.give(fid, host.session.callback(ceil(now + lifetime + PROMISE_GRACE_S)))
+        self.counters["promises_given"] += 1
+        self.deliveries.observe("promise.given", host, (fid,), self._sequence)
+        return Promise(lifetime, self._sequence, read_only), self._take_out()
+
+    def give_up(self, uuid: str, fids: Iterable[Fid]) -> int:
+        """The host returns promises: they end silently. How many it had."""
+        host = self.hosts.get(uuid)
+        if host is None:
+            return 0
+        given_up = sum(self.table.give_up(fid, host.session) for fid in fids)
+        self.counters["promises_given_up"] += given_up
+        return given_up
+
+    def give_up_all(self, uuid: str) -> tuple[int, list[Instruction]]:
+        """The host returns all its promises, those that are marked included.
+
+        How many it had, and the instructions.
+        """
+        host = self.hosts.get(uuid)
+        if host is None:
+            return 0, []
+        self.deliveries.unmark(host)
+        given_up = self.deliveries.toss(host)
+        self.counters["promises_given_up"] += given_up
+        if host.is_clear:
+            self.deliveries.resolve_calls(host, Outcome.CLEAR)
+        return given_up, self._take_out()
+
+    def delete_promises(self, fid: Fid) -> None:
+        """The vnode is gone and its holders know: whatever promise is left on it ends silently."""
+        self.table.take(fid, keep=None)
+
+    # --- breaks of single vnodes: a writer waits --------------------------------------------------
+
+    def break_callbacks(
+        self,
+        changed: Sequence[tuple[Fid, BreakReason]],
+        writer: str | None,
+        ticket: int,
+        now: float,
+    ) -> list[Instruction]:
+        """Breaks the promises of all holders but the writer.
+
+        The ticket is resolved when each of them has acknowledged. At the break deadline the silent
+        ones are VENUSDOWN and the ticket is resolved all the same; with strict coherence not before
+        their leases have run out.
+
+        Args:
+            changed: vnodes and why.
+            writer: UUID of the host that made the change; it keeps its promises. None for nobody.
+            ticket: names the waiting writer.
+            now: steady seconds.
+        """
+        through = self._advance()
+        wait = Wait(ticket)
+        writing = self.hosts.get(writer) if writer else None
+        keep = writing.session if writing else None
+        targets: dict[tuple[Host, BreakReason], list[Fid]] = {}
+        for fid, reason in changed:
+            for callback in self.table.take(fid, keep):
+                session = callback.session
+                if not session.alive:
+                    if self.settings.strict and session.lease_end > now:
+                        self.deliveries.outlive(wait, session.lease_end)
+                elif callback.expires_at > now:
+                    targets.setdefault((session.host, reason), []).append(fid)
+        for (host, reason), fids in targets.items():
+            self.deliveries.send_break(host, tuple(fids), reason, through, now, wait)
+        if not self.settings.strict:
+            self.deliveries.deadlines.add(now + self.settings.break_deadline_s, WaitOver(wait))
+        self.deliveries.one_less(wait)
+        return self._take_out()
+
+    def has_other_holders(
+        self, changed: Sequence[tuple[Fid, BreakReason]], writer: str | None
+    ) -> bool:
+        """False if `break_callbacks` would find nobody to tell: then no writer need wait."""
+        host = self.hosts.get(writer) if writer else None
+        keep = host.session if host else None
+        return any(self.table.has_holder_but(fid, keep) for fid, _ in changed)
+
+    # --- volumes: marked now, broken later --------------------------------------------------------
+
+    def break_volume_callbacks_later(
+        self, volume: int, reason: BreakReason
+    ) -> tuple[int, list[Instruction]]:
+        """BreakVolumeCallBacksLater (M1-M3): marks a volume's callbacks.
+
+        Returns:
+            How many callbacks, and the wake-up of the worker.
+        """
+        mark = self.later.mark(volume, reason, self._advance())
+        if mark is not None:
+            self.deliveries.out.append(WakeWorker())
+        return 0 if mark is None else mark.promises.size, self._take_out()
+
+    def break_volume_callbacks(
+        self, volume: int, reason: BreakReason, ticket: int, now: float
+    ) -> tuple[int, list[Instruction]]:
+        """Marks a volume and breaks at once, for policies whose FSSYNC handler does the work.
+
+        The ticket is resolved when every holder has acknowledged or is down.
+
+        Returns:
+            How many callbacks, and the instructions.
+        """
+        wait = Wait(ticket)
+        mark = self.later.mark(volume, reason, self._advance())
+        if mark is not None:
+            self.later.break_now(mark, now, wait)
+            self.deliveries.out.append(WakeWorker())
+        self.deliveries.one_less(wait)
+        return 0 if mark is None else mark.promises.size, self._take_out()
+
+    def break_later_callbacks(self, now: float) -> tuple[int, list[Instruction]]:
+        """BreakLaterCallBacks (M4, M5): one slice of the work on what is marked.
+
+        Returns:
+            1 if there was work (call again), 0 if nothing needed breaking; and the instructions.
+        """
+        return self.later.break_slice(now), self._take_out()
+
+    # --- calls of hosts ---------------------------------------------------------------------------
+
+    def may_answer(self, uuid: str) -> bool:
+        """True if the host is owed nothing: its call may go on, or be answered, at once (I3)."""
+        host = self.hosts.get(uuid)
+        return host is None or host.is_clear
+
+    def call_arrived(self, uuid: str, ticket: int, now: float) -> list[Instruction]:
+        """CallPreamble (M7), for a call that `may_answer` does not let pass.
+
+        The ticket is resolved with CLEAR when the host has acknowledged all it is owed, with
+        HOST_DOWN when it failed to within the break deadline, with TOO_MANY_WAITING at once if too
+        many calls of this host wait already (T17).
+        """
+        host = self.hosts.get(uuid)
+        if host is None or host.is_clear:
+            self.deliveries.out.append(Resolve(ticket, Outcome.CLEAR))
+        elif len(host.waiting_calls) >= MAX_WAITING_CALLS_PER_HOST:
+            self.counters["calls_refused"] += 1
+            self.deliveries.out.append(Resolve(ticket, Outcome.TOO_MANY_WAITING))
+        else:
+            self.counters["calls_delayed"] += 1
+            host.waiting_calls[ticket] = None
+            deadline = now + self.settings.break_deadline_s
+            self.deliveries.deadlines.add(deadline, CallOver(host, ticket))
+            self.later.break_delayed(host, now)
+            self.deliveries.heard_from(host, now)
+        return self._take_out()
+
+    def call_abandoned(self, uuid: str, ticket: int) -> None:
+        """The caller hung up: its ticket waits no more."""
+        host = self.hosts.get(uuid)
+        if host is not None:
+            host.waiting_calls.pop(ticket, None)
+
+    # --- the channel ------------------------------------------------------------------------------
+
+    def attach(
+        self, uuid: str, channel: int, address: str, client: str, now: float
+    ) -> list[Instruction] | None:
+        """A host opened a channel: whatever it held is void, and it is reset before anything else.
+
+        Returns:
+            None if there are too many hosts already.
+        """
+        host = self.hosts.get(uuid)
+        if host is None:
+            if len(self.hosts) >= self.settings.max_hosts:
+                self.counters["hosts_refused"] += 1
+                return None
+            host = self.hosts[uuid] = Host(uuid, now)
+        elif host.channel is not None:
+            self.deliveries.out.append(CloseChannel(host.channel))
+        # Whoever waited for acks on the old channel waits for the ack of the reset, which covers
+        # them (T18).
+        carried = self.deliveries.drop_owed(host)
+        self.deliveries.toss(host)
+        host.channel, host.address, host.client = channel, address, client
+        host.reset_done = False
+        host.last_heard = now
+        self.deliveries.send_reset(host, now).waits.extend(carried)
+        self.deliveries.observe("host.attached", host, cause=address)
+        return self._take_out()
+
+    def channel_closed(self, uuid: str, channel: int, now: float) -> list[Instruction]:
+        """A channel ended. A host that held or was owed anything is VENUSDOWN.
+
+        Any other is forgotten.
+        """
+        host = self._host_of(uuid, channel)
+        if host is not None:
+            host.channel = None
+            if host.is_clear and not host.session.promises:
+                self.deliveries.forget(host)
+            else:
+                self.deliveries.mark_down(host, DownCause.CHANNEL_CLOSED, now)
+        return self._take_out()
+
+    def acked(self, uuid: str, channel: int, sequence: int, now: float) -> list[Instruction]:
+        """The host's application has done what the message with this sequence told it."""
+        host = self._host_of(uuid, channel)
+        if host is not None:
+            self.deliveries.acked(host, sequence, now)
+        return self._take_out()
+
+    def lease_renewed(self, uuid: str, channel: int, number: int, now: float) -> list[Instruction]:
+        """The host asks for its channel lease to start anew (I8).
+
+        A host that is down is reset first.
+        """
+        host = self._host_of(uuid, channel)
+        if host is not None:
+            self.deliveries.renew_lease(host, number, now)
+        return self._take_out()
+
+    def _host_of(self, uuid: str, channel: int) -> Host | None:
+        """The host, if this is its channel.
+
+        What comes on a channel that was replaced counts for nothing.
+        """
+        host = self.hosts.get(uuid)
+        return host if host is not None and host.channel == channel else None
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """Steady time at which `tick` wants to be called; None if nothing is due ever."""
+        return self.deliveries.deadlines.next()
+
+    def tick(self, now: float) -> list[Instruction]:
+        """Does what is due."""
+        for thing in self.deliveries.deadlines.due(now):
+            match thing:
+                case Delivery():
+                    self.deliveries.failed(thing, now)
+                case LeaseEnd(host):
+                    self.deliveries.lease_ended(host, now)
+                case LeaseOutlived(wait):
+                    self.deliveries.one_less(wait)
+                case WaitOver(wait):
+                    if wait.pending:
+                        wait.pending = 0
+                        self.deliveries.out.append(Resolve(wait.ticket, Outcome.HOST_DOWN))
+                case CallOver(host, ticket):
+                    if ticket in host.waiting_calls:
+                        del host.waiting_calls[ticket]
+                        self.counters["calls_failed"] += 1
+                        self.deliveries.out.append(Resolve(ticket, Outcome.HOST_DOWN))
+                case HostExpiry(host, down_since):
+                    known = self.hosts.get(host.uuid) is host
+                    if (
+                        known
+                        and host.down
+                        and host.channel is None
+                        and host.down_since == down_since
+                    ):
+                        self.deliveries.forget(host)
+                case SweepDue():
+                    self._sweep_slice(now)
+        return self._take_out()
+
+    def _sweep_slice(self, now: float) -> None:
+        if self._sweeping is None:
+            self._sweeping = self.table.sweep(now)
+        looked_at = 0
+        for count in self._sweeping:
+            looked_at += count
+            if looked_at >= SWEEP_SLICE_PROMISES:
+                # Due again at once, but in a turn of its own: the event loop runs in between.
+                self.deliveries.deadlines.add(now + 0.001, SweepDue())
+                return
+        self._sweeping = None
+        self.deliveries.deadlines.add(now + PROMISE_SWEEP_S, SweepDue())
+
+    # --- the rest ---------------------------------------------------------------------------------
+
+    def callbacks(self) -> Iterator[tuple[Fid, CallBack, bool]]:
+        """Every promise of a live session, and whether it is FE_LATER and CB_DELAYED.
+
+        The machine may change between two of them.
+        """
+        for volume in list(self.table.volumes.values()):
+            for fid, callback in volume.entries():
+                if callback.session.alive:
+                    yield fid, callback, False
+        for mark in list(self.later.marked):
+            for fid, callback in mark.promises.entries():
+                if callback.session in mark.untold:
+                    yield fid, callback, True
+
+    def _advance(self) -> int:
+        """Moves the break sequence on; the place up to which promises are concerned."""
+        through = self._sequence
+        self._sequence += 1
+        return through
+
+    def _take_out(self) -> list[Instruction]:
+        out = self.deliveries.out
+        self.deliveries.out = []
+        return out
+
+    def check(self) -> None:
+        """Asserts I1 and the machine's own rules; for tests, after every step."""
+        self.table.check()
+        for uuid, host in self.hosts.items():
+            assert host.uuid == uuid
+            assert host.session.alive
+            assert host.session.host is host
+            assert not (host.is_clear and host.waiting_calls), "a clear host has no waiting calls"
+            assert not (host.down and (host.delayed or host.session.promises)), "down: all tossed"
+            assert host.channel is not None or not host.outstanding, "no channel: nothing under way"
+            assert host.channel is not None or host.down, "a host without a channel is down"
+            assert host.session.promises == sum(
+                volume.sessions[host.session] for volume in host.session.volumes
+            ), "promises of a host are counted"
+            for mark in host.delayed:
+                assert host.session in mark.untold, "both sides know of a mark"
+                assert mark in self.later.marked, "a mark is kept while a host is owed it"
+        for mark in self.later.marked:
+            assert all(mark in session.host.delayed for session in mark.untold), "both sides know"

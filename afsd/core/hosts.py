@@ -1,0 +1,149 @@
+"""Hosts as the fileserver knows them: channel, flags, what they are owed, who waits for them.
+
+A `Host` is a UUID, whatever address it calls from. A `Session` is what it holds between one reset
+and the next: when a host goes down its session ends, which tosses all of its promises at once,
+whatever their number; the table's sweep then frees their memory in slices.
+"""
+
+from __future__ import annotations
+
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from afsd.core.break_later import MarkedVolume
+    from afsd.core.deliveries import Delivery
+    from afsd.core.promises import VolumePromises
+
+# Shared CallBacks that a session remembers: lifetimes come in few lengths and time moves on, so few
+# are in use at once.
+_SHARED_CALLBACKS: Final = 64
+
+
+class HostFlag(Flag):
+    """Flags of a host, by the names of OpenAFS."""
+
+    VENUSDOWN = auto()
+    HFE_LATER = auto()
+    RESETDONE = auto()
+
+
+class CallBack:
+    """One host's promise, until `expires_at` (steady seconds, whole).
+
+    All promises of a session that end at the same second share one object: a file entry only refers
+    to it, so a promise costs little more than its place in the table.
+    """
+
+    __slots__ = ("expires_at", "session")
+
+    def __init__(self, session: Session, expires_at: int) -> None:
+        self.session = session
+        self.expires_at = expires_at
+
+
+class Session:
+    """What a host holds between one reset and the next.
+
+    Attributes:
+        host: whose it is.
+        alive: False once its promises are tossed.
+        lease_end: steady time after which the client trusts no promise of this session any more
+            (I8).
+        promises: how many it holds in the table (those on marked volumes not counted).
+        volumes: where they are.
+    """
+
+    __slots__ = ("_shared", "alive", "host", "lease_end", "promises", "volumes")
+
+    def __init__(self, host: Host, lease_end: float) -> None:
+        self.host = host
+        self.alive = True
+        self.lease_end = lease_end
+        self.promises = 0
+        self.volumes: dict[VolumePromises, None] = {}
+        self._shared: dict[int, CallBack] = {}
+
+    def callback(self, expires_at: int) -> CallBack:
+        """The CallBack of this session that ends at `expires_at`."""
+        found = self._shared.get(expires_at)
+        if found is None:
+            if len(self._shared) >= _SHARED_CALLBACKS:
+                self._shared.clear()
+            found = self._shared[expires_at] = CallBack(self, expires_at)
+        return found
+
+
+class Host:
+    """One client machine.
+
+    Attributes:
+        uuid: who it is.
+        address, client: where it called from, and what it says it is; for people.
+        channel: number of its Attach call; None while it has none.
+        down, down_since: VENUSDOWN, and the steady time it became so.
+        reset_done: RESETDONE: it has acknowledged InitCallBackState since it was last down.
+        last_heard: steady time of its last message.
+        lease_watched: its lease is among the deadlines.
+        session: what it holds now.
+        delayed: marked volumes it has not been told of, oldest first; HFE_LATER.
+        outstanding: what it has not acknowledged yet, by sequence, oldest first.
+        waiting_calls: tickets of calls that wait for its acks (CallPreamble), in order of arrival.
+    """
+
+    __slots__ = (
+        "address",
+        "channel",
+        "client",
+        "delayed",
+        "down",
+        "down_since",
+        "last_heard",
+        "lease_watched",
+        "outstanding",
+        "reset_done",
+        "session",
+        "uuid",
+        "waiting_calls",
+    )
+
+    def __init__(self, uuid: str, now: float) -> None:
+        self.uuid = uuid
+        self.address = ""
+        self.client = ""
+        self.channel: int | None = None
+        self.down = False
+        self.down_since = now
+        self.reset_done = False
+        self.last_heard = now
+        self.lease_watched = False
+        self.session = Session(self, now)
+        self.delayed: dict[MarkedVolume, None] = {}
+        self.outstanding: dict[int, Delivery] = {}
+        self.waiting_calls: dict[int, None] = {}
+
+    @property
+    def is_up(self) -> bool:
+        """It can be given promises: its channel is there and it has been reset."""
+        return self.channel is not None and self.reset_done and not self.down
+
+    @property
+    def is_clear(self) -> bool:
+        """It is owed nothing: its calls may be answered (I3)."""
+        return not (self.down or self.delayed or self.outstanding)
+
+    @property
+    def flags(self) -> HostFlag:
+        """VENUSDOWN, HFE_LATER and RESETDONE as they follow from the host's state.
+
+        HFE_LATER stays until the host has acknowledged its last whole-volume break, and is gone
+        then (E1, T11).
+        """
+        flags = HostFlag(0)
+        if self.down:
+            flags |= HostFlag.VENUSDOWN
+        if self.delayed or any(delivery.of_volume for delivery in self.outstanding.values()):
+            flags |= HostFlag.HFE_LATER
+        if self.reset_done:
+            flags |= HostFlag.RESETDONE
+        return flags
