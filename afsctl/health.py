@@ -21,7 +21,7 @@ class Health(StrEnum):
 
 
 def check_health(address: str, timeout_s: float) -> Health:
-    """The health of the daemon at `address`, "host:port" or "unix:PATH"; waits up to `timeout_s`."""
+    """The health of the daemon at "host:port" or "unix:PATH"; waits `timeout_s` at most."""
     # A plain connect first: gRPC backs off for a second after a refused one, and this is asked
     # while a daemon starts.
     if not _listens(address, timeout_s):

@@ -125,7 +125,7 @@ def test_second_cell_in_the_same_directory_is_refused(start: StartCell, tmp_path
 def test_daemon_that_fails_at_start_is_reported_with_its_own_words(
     start: StartCell, tmp_path: Path
 ) -> None:
-    """The error names the daemon and its last line, and the daemons that had started are stopped."""
+    """The error has the daemon's name and last line; those that had started are stopped."""
     with pytest.raises(CellError, match="clientd-0 did not start: fake daemon: port 1 is taken"):
         start(settings={"clientd-0": {"fail": "port 1 is taken"}})
     assert Cell.find(tmp_path) is None

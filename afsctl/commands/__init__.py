@@ -1,0 +1,1 @@
+"""The subcommand groups, one file each."""

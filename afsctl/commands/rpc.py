@@ -1,0 +1,133 @@
+"""`afsctl rpc`: calls any method of any daemon, known only through server reflection."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from afsctl.failure import CommandError
+from afsctl.output import Column, JsonOption, print_json, print_listing
+from afsctl.reflection import CHANNEL_OPTIONS, ReflectedServer
+
+app = typer.Typer(help="Call any method of any daemon, by server reflection.", no_args_is_help=True)
+
+AddressArgument = Annotated[str, typer.Argument(help="host:port or unix:PATH.")]
+TimeoutOption = Annotated[
+    float | None, typer.Option("--timeout-s", help="Give up after this many seconds.", min=0.0)
+]
+
+
+@app.command("list")
+def list_methods(
+    address: AddressArgument,
+    service: Annotated[str | None, typer.Argument(help="Only the methods of this service.")] = None,
+    *,
+    as_json: JsonOption = False,
+    timeout_s: TimeoutOption = 10.0,
+) -> None:
+    """List what a daemon serves: its services, or the methods of one."""
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        server = ReflectedServer(channel, timeout_s)
+        if service is None:
+            print_listing(
+                [Column("SERVICE", "service")],
+                [{"service": name} for name in server.services()],
+                as_json=as_json,
+                empty="The daemon serves nothing.",
+            )
+            return
+        records = [
+            {
+                "method": f"{method.containing_service.full_name}/{method.name}",
+                "request": method.input_type.full_name,
+                "request_stream": method.client_streaming,
+                "response": method.output_type.full_name,
+                "response_stream": method.server_streaming,
+            }
+            for method in server.service(service).methods
+        ]
+    for record in records:
+        record["name"] = str(record["method"]).rpartition("/")[2]
+        record["takes"] = _kind(record["request"], record["request_stream"])
+        record["gives"] = _kind(record["response"], record["response_stream"])
+    columns = [Column("METHOD", "name"), Column("TAKES", "takes"), Column("GIVES", "gives")]
+    print_listing(columns, records, as_json=as_json, empty="The service has no methods.")
+
+
+@app.command()
+def call(
+    address: AddressArgument,
+    method: Annotated[
+        str, typer.Argument(metavar="SERVICE/METHOD", help="Such as FileServer/GetTime.")
+    ],
+    requests: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[JSON]…",
+            help="The request, or several for a stream; '-': from standard input.",
+        ),
+    ] = None,
+    *,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header", "-H", metavar="NAME=VALUE", help="Request metadata, such as afs-host-uuid=…"
+        ),
+    ] = None,
+    timeout_s: TimeoutOption = None,
+    max_answers: Annotated[
+        int | None, typer.Option(help="End a stream of answers after this many.", min=1)
+    ] = None,
+) -> None:
+    """Call one method; requests and answers are JSON, one answer a line."""
+    metadata = [_header(text) for text in header or []]
+    messages = list(_json_values(requests if requests is not None else []))
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        server = ReflectedServer(channel, timeout_s)
+        descriptor = server.method(method)
+        if not descriptor.client_streaming:
+            if len(messages) > 1:
+                raise CommandError(f"{descriptor.name} takes one request, not {len(messages)}")
+            messages = messages or [{}]
+        answers = server.call(descriptor, iter(messages), metadata)
+        for count, answer in enumerate(answers, 1):
+            print_json(answer)
+            # The reader of an endless stream wants each answer when it comes.
+            sys.stdout.flush()
+            if count == max_answers:
+                break
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"{text!r}: expected NAME=VALUE", param_hint="--header")
+    return name.lower(), value
+
+
+def _json_values(arguments: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of the arguments; each may hold several, one after the other or in an array."""
+    for argument in arguments:
+        text = sys.stdin.read() if argument == "-" else argument
+        decoder, position = json.JSONDecoder(), 0
+        while text[position:].strip():
+            position += len(text[position:]) - len(text[position:].lstrip())
+            try:
+                value, position = decoder.raw_decode(text, position)
+            except ValueError as error:
+                raise typer.BadParameter(f"no JSON: {error}", param_hint="JSON") from None
+            for one in value if isinstance(value, list) else [value]:
+                if not isinstance(one, dict):
+                    shown = json.dumps(one)[:40]
+                    raise typer.BadParameter(f"{shown} is no JSON object", param_hint="JSON")
+                yield one
+
+
+def _kind(message: object, stream: object) -> str:
+    name = str(message).rpartition(".")[2]
+    return f"stream of {name}" if stream else name
