@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -39,7 +39,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, endless: Collection[str] = ()) -> None:
         self._endless = set(endless)
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams: set[_EndlessStream] = set()
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._draining = False
 
@@ -50,8 +50,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def end_streams(self) -> None:
         """Ends the endless streams with VRESTARTING, those still to come included."""
         self._draining = True
-        for task in self._streams:
-            task.cancel()
+        for stream in self._streams:
+            stream.end()
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -78,7 +78,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         """
 
         async def refuse(requests: Any, context: Context) -> None:  # noqa: ARG001 - gRPC's signature
-            await self._answer(method, context, error, None)
+            await self._answer(method, context, error)
 
         handler: Handler = grpc.stream_stream_rpc_method_handler(refuse)
         return handler
@@ -114,14 +114,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if method in self._endless:
 
             async def call_endless(request: Any, context: Context) -> Any:
-                task = self._enter()
-                try:
-                    _check(request)
-                    return await behavior(request, context)
-                except BaseException as error:
-                    await self._answer(method, context, error, task)
-                finally:
-                    self._streams.discard(task)
+                with self._registered() as stream:
+                    try:
+                        _check(request)
+                        stream.check()
+                        return await behavior(request, context)
+                    except BaseException as error:
+                        await self._answer(method, context, error, stream)
 
             return call_endless
 
@@ -130,7 +129,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 _check(request)
                 return await behavior(request, context)
             except BaseException as error:
-                await self._answer(method, context, error, None)
+                await self._answer(method, context, error)
 
         return call
 
@@ -138,16 +137,18 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if method in self._endless:
 
             async def stream_endless(request: Any, context: Context) -> AsyncIterator[Any]:
-                task = self._enter()
-                try:
-                    _check(request)
-                    async with aclosing(behavior(request, context)) as responses:
-                        async for response in responses:
-                            yield response
-                except BaseException as error:
-                    await self._answer(method, context, error, task)
-                finally:
-                    self._streams.discard(task)
+                with self._registered() as stream:
+                    try:
+                        _check(request)
+                        stream.check()
+                        async with aclosing(behavior(request, context)) as responses:
+                            async for response in responses:
+                                stream.sending = True
+                                yield response
+                                stream.sending = False
+                                stream.check()
+                    except BaseException as error:
+                        await self._answer(method, context, error, stream)
 
             return stream_endless
 
@@ -158,29 +159,35 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     async for response in responses:
                         yield response
             except BaseException as error:
-                await self._answer(method, context, error, None)
+                await self._answer(method, context, error)
 
         return stream
 
-    def _enter(self) -> asyncio.Task[Any]:
-        """Registers the endless stream that runs in the current task."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._streams.add(task)
-        if self._draining:
-            task.cancel()
-        return task
+    @contextmanager
+    def _registered(self) -> Iterator[_EndlessStream]:
+        """Keeps the endless stream of the current task among those that a drain ends."""
+        stream = _EndlessStream(ended=self._draining)
+        self._streams.add(stream)
+        try:
+            yield stream
+        finally:
+            self._streams.discard(stream)
 
     async def _answer(
-        self, method: str, context: Context, error: BaseException, endless: asyncio.Task[Any] | None
+        self,
+        method: str,
+        context: Context,
+        error: BaseException,
+        stream: _EndlessStream | None = None,
     ) -> NoReturn:
         """Ends the call according to what its servicer raised; never returns."""
         if isinstance(error, AfsError):
             await abort(context, error)
-        if isinstance(error, asyncio.CancelledError) and endless is not None and self._draining:
-            endless.uncancel()
+        if isinstance(error, asyncio.CancelledError) and stream is not None and stream.cancelled:
+            # Take our own cancellation back; what remains is one of grpc's, for a client that left.
+            stream.task.uncancel()
             if not _hung_up(context):
-                await abort(context, AfsError(AfsCode.VRESTARTING, "the server is stopping"))
+                await abort(context, _stopping())
             raise error
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             raise error
@@ -191,6 +198,36 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         incident = secrets.token_hex(4)
         _log.error("call.failed", incident=incident, method=method, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
+
+
+class _EndlessStream:
+    """One call of an endless method, run by the current task."""
+
+    def __init__(self, *, ended: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.cancelled = False
+        # True while grpc sends a response. A cancellation would then never reach our code, and grpc
+        # would neither end the call nor tell the client.
+        self.sending = False
+        self._ended = ended
+
+    def end(self) -> None:
+        """Ends the call: now, or as soon as the response under way is sent."""
+        self._ended = True
+        if not self.sending:
+            self.cancelled = True
+            self.task.cancel()
+
+    def check(self) -> None:
+        """Raises AfsError VRESTARTING if the call is to end."""
+        if self._ended:
+            raise _stopping()
+
+
+def _stopping() -> AfsError:
+    return AfsError(AfsCode.VRESTARTING, "the server is stopping")
 
 
 def _hung_up(context: Context) -> bool:

@@ -30,14 +30,19 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Tracebacks come without local variables, here and there: those are other people's data.
     final: list[structlog.typing.Processor]
     if log_format == "json":
-        final = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        final = [
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
+            structlog.processors.JSONRenderer(),
+        ]
     else:
         final = [
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
-                # The default shows local variables: other people's data, by the page.
                 exception_formatter=structlog.dev.plain_traceback,
             )
         ]

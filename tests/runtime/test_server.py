@@ -20,7 +20,12 @@ from afs.limits import MAX_MESSAGE_BYTES
 from afs.runtime.channel import afs_error_from_rpc, open_channel
 from afs.runtime.listening import claim_unix_socket
 from afs.runtime.server import DaemonServer
-from afs.v1 import callback_channel_pb2_grpc, file_server_pb2, file_server_pb2_grpc
+from afs.v1 import (
+    callback_channel_pb2,
+    callback_channel_pb2_grpc,
+    file_server_pb2,
+    file_server_pb2_grpc,
+)
 from tests.runtime.services import CALLBACK_CHANNEL, FILE_SERVER, Channel, Scripted, serving
 
 # Making ready to listen blocks for a moment, before the daemon serves anybody.
@@ -256,6 +261,37 @@ async def test_drain_does_not_wait_for_endless_streams() -> None:
             await call.read()
         assert afs_error_from_rpc(caught.value).code is AfsCode.VRESTARTING
         assert attached.ended == [asyncio.CancelledError]
+
+
+async def test_drain_ends_streams_that_are_busy_sending() -> None:
+    """Streams that send all the time are ended too, wherever in a response the drain finds them."""
+
+    class Chatty(Channel):
+        async def Attach(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+            while True:
+                yield callback_channel_pb2.AttachResponse()
+                await asyncio.sleep(0)
+
+    async def read_to_the_end(channel: grpc.aio.Channel, begun: asyncio.Semaphore) -> AfsCode:
+        call = callback_channel_pb2_grpc.CallBackChannelStub(channel).Attach()
+        try:
+            while True:
+                await call.read()
+                begun.release()
+        except grpc.aio.AioRpcError as error:
+            return afs_error_from_rpc(error).code
+
+    streams = 30
+    begun = asyncio.Semaphore(0)
+    async with serving(channel=Chatty()) as (server, channel):
+        readers = [asyncio.ensure_future(read_to_the_end(channel, begun)) for _ in range(streams)]
+        for _ in range(streams * 3):
+            await begun.acquire()
+        async with asyncio.timeout(20):
+            await server.stop(60)
+        # A connection that closes on the last response may swallow the status behind it.
+        codes = {await reader for reader in readers}
+        assert codes <= {AfsCode.VRESTARTING, AfsCode.RX_CALL_DEAD}
 
 
 async def test_watcher_of_health_sees_the_drain() -> None:
