@@ -17,6 +17,10 @@ settings.register_profile("ci", derandomize=True, print_blob=True, deadline=None
 settings.register_profile("default", print_blob=True, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+# Configuration from the environment of whoever runs the tests must not reach what they test.
+for _name in [name for name in os.environ if name.startswith("AFS_")]:
+    del os.environ[_name]
+
 _OURS = [
     name for name in ("afs", "afsd", "volserverd", "clientd") if importlib.util.find_spec(name)
 ]
@@ -54,6 +58,12 @@ def log_events(request: pytest.FixtureRequest) -> Iterator[LogEvents]:
             event for event in events if event["log_level"] in ("error", "exception", "critical")
         ]
         assert not bad, f"log events of level error, which mean bugs of ours: {bad}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs root for those who are not."""
+    if item.get_closest_marker("root") is not None and os.geteuid() != 0:
+        pytest.skip("needs root")
 
 
 @pytest.fixture(autouse=True)
