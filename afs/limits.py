@@ -86,6 +86,10 @@ WATCH_BACKLOG_EVENTS: Final = 10_000
 
 # --- volumes --------------------------------------------------------------------------------------
 
+# Largest quota: 1 EiB, so that quota and use stay exact in 64 bits, in bytes too.
+MAX_QUOTA_KIB: Final = 1024 * 1024 * 1024 * MIB
+# The message shown while a volume is off-line: a line or two.
+MAX_OFFLINE_MESSAGE_BYTES: Final = 1024
 # A file larger than this is kept as chunks; smaller ones in the database row: an insert beats a
 # file and its fsync.
 INLINE_MAX_BYTES: Final = 16 * KIB
