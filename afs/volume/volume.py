@@ -287,6 +287,13 @@ class Volume(ABC):
         every change is answered with that error and none has happened.
         """
 
+    def collect(self) -> bool:
+        """Frees some of the space that earlier changes left unused; blocks on the disk, briefly. True: there is more to do.
+
+        To be called by and by when the volume is idle; `GroupCommit` does.
+        """
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """Syncs, marks the volume as cleanly detached and lets go of it. A no-op when closed."""

@@ -1,0 +1,1 @@
+"""The volume package: what a fileserver and a volserver keep on a partition, and the rules of every change to it."""

@@ -1,0 +1,295 @@
+"""The chunks of one volume group: immutable files named by their BLAKE3, shared by a volume and its clones.
+
+Theory of operation
+    A chunk lies in `chunks/<2 hex>/<hex>`. It is first written to `staging/<owner>.<token>.<hex>`, where owner is the
+    volume (its database's stem) it is for; then fsynced; then hard-linked to its place, and the place's folder fsynced.
+    The name in `staging` stays until the reference is committed, so whatever removes the chunk's own name
+    cannot take its bytes away: at the commit it is linked again (`ensure_linked`).
+
+    A chunk is removed (`remove`) only when no database of the group refers to it. Look and removal happen under the
+    group's lock held exclusively, link and commit under the same lock held shared; the lock is a flock, so this
+    holds between processes too. Chunks that a reader of this process still needs are *pinned* and not removed.
+
+    C1  A committed reference names a durable chunk.
+    C2  What is served has the hash it is named by; else EIO.
+    C3  A chunk in use, staged or referenced is never removed.
+    C4  After a crash every leftover has a name in `staging` with its owner's stem, or no reference: both are found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import CHUNK_BYTES, MIB
+from afs.runtime.files import fsync_dir
+from afs.volume.file_data import ChunkRef
+
+# Threads that fsync chunks while more arrive: fsyncs of several files share the disk's journal commits.
+_SYNC_THREADS: Final = 4
+# Chunks of one writer that may be on their way to the disk, each with an open file and up to 1 MiB of dirty pages.
+_SYNCS_OUTSTANDING_MAX: Final = 16
+# New data is refused while less than this is free, so that what frees space (a removal) still finds room to commit;
+# on small partitions a share of the size instead.
+_RESERVE_BYTES: Final = 8 * MIB
+_RESERVE_SHARE: Final = 32
+
+_sync_pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="chunk-sync")
+
+
+class ChunkStore:
+    """The chunks of one volume group, as one process sees them; safe to use from several threads."""
+
+    def __init__(self, group: Path) -> None:
+        self.group = group
+        self._chunks = group / "chunks"
+        self.staging = group / "staging"
+        self._lock_path = group / "chunks.lock"
+        self._pins: Counter[bytes] = Counter()
+        self._pins_lock = threading.Lock()
+
+    def path(self, digest: bytes) -> Path:
+        """Where a chunk lies, or would lie."""
+        name = digest.hex()
+        return self._chunks / name[:2] / name
+
+    def read(self, digest: bytes) -> bytes:
+        """The bytes of a chunk, verified.
+
+        Raises:
+            AfsError: EIO if it is missing or damaged; VIO if the disk fails.
+        """
+        try:
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise AfsError(AfsCode.EIO, f"chunk {digest.hex()} is missing") from None
+        except OSError as error:
+            raise disk_error(error, "a chunk cannot be opened") from error
+        try:
+            # One byte more than a chunk can have: a file that grew is damage too.
+            data = os.pread(fd, CHUNK_BYTES + 1, 0)
+        except OSError as error:
+            raise disk_error(error, f"chunk {digest.hex()} cannot be read") from error
+        finally:
+            os.close(fd)
+        if blake3(data).digest() != digest:
+            raise AfsError(
+                AfsCode.EIO, f"chunk {digest.hex()} is damaged: its bytes have another hash"
+            )
+        return data
+
+    def read_ref(self, ref: ChunkRef) -> bytes:
+        """The bytes of a chunk that count, verified; EIO, VIO as `read`."""
+        data = self.read(ref.hash)
+        if len(data) < ref.size:
+            raise AfsError(
+                AfsCode.EIO, f"chunk {ref.hash.hex()} has {len(data)} bytes: expected {ref.size}"
+            )
+        return data if len(data) == ref.size else data[: ref.size]
+
+    @contextlib.contextmanager
+    def lock(self, *, exclusive: bool) -> Iterator[None]:
+        """Holds the group's lock: shared from linking to the commit, exclusively from looking to removing."""
+        try:
+            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise disk_error(error, "the group's lock cannot be opened") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(fd)
+
+    def pin(self, digests: Iterable[bytes]) -> None:
+        """Keeps chunks from being removed by this process until `unpin`, once for each pin."""
+        with self._pins_lock:
+            self._pins.update(digests)
+
+    def unpin(self, digests: Iterable[bytes]) -> None:
+        """Takes a pin back."""
+        with self._pins_lock:
+            for digest in digests:
+                self._pins[digest] -= 1
+                if not self._pins[digest]:
+                    del self._pins[digest]
+
+    def is_pinned(self, digest: bytes) -> bool:
+        """Whether a reader of this process still needs a chunk."""
+        with self._pins_lock:
+            return digest in self._pins
+
+    def remove(self, digest: bytes) -> None:
+        """Removes a chunk's name; the caller holds the lock exclusively and knows that nothing refers to it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(digest))
+
+    def stored(self, prefix: int) -> Iterator[bytes]:
+        """The hashes of the chunks whose first byte is `prefix` (0 to 255)."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(self._chunks / f"{prefix:02x}") as folder,
+        ):
+            for item in folder:
+                with contextlib.suppress(ValueError):
+                    yield bytes.fromhex(item.name)
+
+    def clear_leftovers(self, owner: str) -> list[bytes]:
+        """Removes what a crashed writer of this owner left in `staging`: the hashes of its chunks. Locked by the caller."""
+        leftovers: list[bytes] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.staging) as folder:
+            for item in folder:
+                if item.name.startswith(f"{owner}."):
+                    with contextlib.suppress(ValueError):
+                        leftovers.append(bytes.fromhex(item.name.rpartition(".")[2]))
+                    os.unlink(item.path)
+        return leftovers
+
+    def check_room(self) -> None:
+        """Refuses new data (VDISKFULL) when the disk is all but full."""
+        room = os.statvfs(self.group)
+        reserve = min(_RESERVE_BYTES, room.f_blocks * room.f_frsize // _RESERVE_SHARE)
+        if room.f_bavail * room.f_frsize < reserve:
+            raise AfsError(
+                AfsCode.VDISKFULL, f"less than {reserve} bytes are free on the partition"
+            )
+
+    def open_staging(self, owner: str) -> ChunkStaging:
+        """A place for chunks on their way in, for the volume whose database has the stem `owner`."""
+        return ChunkStaging(self, owner)
+
+    def link(self, staged: Path, digest: bytes) -> Path:
+        """Links a staged chunk to its place, over one that may lie there (which may be damaged); its folder, unsynced."""
+        path = self.path(digest)
+        path.parent.mkdir(exist_ok=True)
+        try:
+            os.link(staged, path)
+        except FileExistsError:
+            over = staged.with_name(staged.name + ".over")
+            os.link(staged, over)
+            # Two names of one file: rename(2) does nothing then, and leaves both.
+            os.rename(over, path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(over)
+        return path.parent
+
+
+class ChunkStaging:
+    """Chunks of one writer on their way in. Not thread-safe."""
+
+    def __init__(self, store: ChunkStore, owner: str) -> None:
+        self._store = store
+        self._prefix = f"{owner}.{secrets.token_hex(8)}."
+        self._unsynced: dict[bytes, Future[None]] = {}
+        self._durable: dict[bytes, None] = {}
+        self._unlinked: list[bytes] = []
+
+    def put(self, data: bytes, digest: bytes) -> None:
+        """Writes a chunk and starts to sync it; a no-op for one that this staging has.
+
+        Raises:
+            AfsError: VDISKFULL, VIO.
+        """
+        if digest in self._durable or digest in self._unsynced:
+            return
+        self._store.check_room()
+        while len(self._unsynced) >= _SYNCS_OUTSTANDING_MAX:
+            self._await_first()
+        path = self._path(digest)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise disk_error(error, "a chunk cannot be staged") from error
+        try:
+            written = os.write(fd, data)
+            while written < len(data):
+                written += os.write(fd, memoryview(data)[written:])
+        except OSError as error:
+            os.close(fd)
+            os.unlink(path)
+            raise disk_error(error, "a chunk cannot be written") from error
+        self._unsynced[digest] = _sync_pool.submit(_sync_and_close, fd)
+
+    def make_durable(self) -> None:
+        """Syncs all chunks and links them to their places; durable on return.
+
+        Raises:
+            AfsError: VDISKFULL, VIO.
+        """
+        while self._unsynced:
+            self._await_first()
+        self._link(self._unlinked)
+        self._unlinked.clear()
+
+    def ensure_linked(self) -> None:
+        """Links again what was removed meanwhile; the caller holds the group's lock until it has committed."""
+        self._link(
+            [digest for digest in self._durable if not os.path.exists(self._store.path(digest))]
+        )
+
+    def let_go(self) -> None:
+        """Drops the names in `staging`."""
+        for digest in [*self._durable, *self._unsynced]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(digest))
+        self._durable.clear()
+
+    def forget(self) -> list[bytes]:
+        """Drops the chunks; those that have a place already are returned, for the caller to remove if nothing else has them."""
+        for future in self._unsynced.values():
+            with contextlib.suppress(OSError):
+                future.result()
+        linked = list(self._durable)
+        self.let_go()
+        self._unsynced.clear()
+        self._unlinked.clear()
+        return linked
+
+    def _path(self, digest: bytes) -> Path:
+        return self._store.staging / (self._prefix + digest.hex())
+
+    def _await_first(self) -> None:
+        digest, future = next(iter(self._unsynced.items()))
+        try:
+            future.result()
+        except OSError as error:
+            raise disk_error(error, "a chunk cannot be synced") from error
+        del self._unsynced[digest]
+        self._durable[digest] = None
+        self._unlinked.append(digest)
+
+    def _link(self, digests: list[bytes]) -> None:
+        try:
+            folders = {self._store.link(self._path(digest), digest) for digest in digests}
+            if folders:
+                # Another writer may have made one of them just now and not synced it yet.
+                folders.add(next(iter(folders)).parent)
+            for future in [_sync_pool.submit(fsync_dir, folder) for folder in folders]:
+                future.result()
+        except OSError as error:
+            raise disk_error(error, "a chunk cannot be put in its place") from error
+
+
+def disk_error(error: OSError, what: str) -> AfsError:
+    """The AfsError for a failing system call: VDISKFULL for a full disk, else VIO."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return AfsError(AfsCode.VDISKFULL, f"{what}: the disk is full")
+    return AfsError(AfsCode.VIO, f"{what}: {os.strerror(error.errno or errno.EIO)}")
+
+
+def _sync_and_close(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

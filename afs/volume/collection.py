@@ -1,0 +1,116 @@
+"""Removes chunks that no file of a volume group uses any more.
+
+A volume's `garbage` table names the chunks its files let go of; it is a hint, and each is looked for again here in every
+database of the group, under the group's lock, before it goes. A chunk in another volume's garbage table is left to that volume,
+because its readers may still have it pinned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from afs.volume import sqlite_tables as rows
+from afs.volume.chunk_store import ChunkStore
+
+# Chunks looked at in one go: bounds how long a commit waits for the group's lock, to a few milliseconds.
+_SLICE_CHUNKS: Final = 64
+
+
+def collect_garbage(
+    writer: sqlite3.Connection,
+    path: Path,
+    chunks: ChunkStore,
+    after: bytes | None,
+    strays: set[bytes],
+) -> bytes | None:
+    """Removes one slice of a volume's garbage; where the next slice begins, None after the last.
+
+    Args:
+        writer: the volume's writing connection, no transaction open.
+        path: its database.
+        chunks: its group's chunks.
+        after: where to begin in the garbage table (b"": from the start); None for nothing but strays.
+        strays: hashes of chunks beside those in the table; the ones dealt with are taken out.
+    """
+    garbage = [] if after is None else rows.read_garbage(writer, after, _SLICE_CHUNKS)
+    stray = [digest for digest, _ in zip(strays, range(_SLICE_CHUNKS), strict=False)]
+    done = remove_unreferenced([*garbage, *stray], chunks, own=writer, own_path=path)
+    strays.difference_update(stray)
+    if done:
+        # Losing this in a crash only means to look again: no fsync for it.
+        writer.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with writer:
+                writer.execute("BEGIN IMMEDIATE")
+                writer.executemany(
+                    "DELETE FROM garbage WHERE hash = ?", [(digest,) for digest in done]
+                )
+        finally:
+            writer.execute("PRAGMA synchronous = FULL")
+    return garbage[-1] if len(garbage) == _SLICE_CHUNKS else None
+
+
+def remove_unreferenced(
+    digests: Iterable[bytes],
+    chunks: ChunkStore,
+    *,
+    own: sqlite3.Connection | None,
+    own_path: Path | None,
+) -> list[bytes]:
+    """Removes those chunks that nothing refers to; the ones dealt with (removed, or found to be in use), less the pinned.
+
+    Args:
+        digests: the hashes of the candidates.
+        chunks: the chunks of the group.
+        own: a connection to the database whose own garbage table does not count; None if it is gone.
+        own_path: that database.
+    """
+    candidates = [digest for digest in digests if not chunks.is_pinned(digest)]
+    if not candidates:
+        return []
+    with chunks.lock(exclusive=True), _other_databases(chunks.group, own_path) as others:
+        if others is None:
+            return []
+        for digest in candidates:
+            if own is not None and rows.is_referenced(own, digest, garbage_counts=False):
+                continue
+            # A reader that pins it only now read its file before the change, and will notice (`_try_snapshot`).
+            if not any(_refers(other, digest) for other in others):
+                chunks.remove(digest)
+    return candidates
+
+
+def _refers(connection: sqlite3.Connection, digest: bytes) -> bool:
+    try:
+        return rows.is_referenced(connection, digest, garbage_counts=True)
+    except sqlite3.Error:
+        # A damaged database may refer to anything.
+        return True
+
+
+@contextlib.contextmanager
+def _other_databases(
+    group: Path, own_path: Path | None
+) -> Iterator[list[sqlite3.Connection] | None]:
+    """Connections to the other databases of a group; None if one cannot be read (then nothing may be removed)."""
+    connections: list[sqlite3.Connection] = []
+    with contextlib.ExitStack() as stack:
+        for path in sorted(group.glob("*.db")):
+            if path == own_path:
+                continue
+            try:
+                connection = stack.enter_context(
+                    contextlib.closing(rows.connect(path, read_only=True))
+                )
+                connection.execute(
+                    "SELECT EXISTS (SELECT 1 FROM chunks), EXISTS (SELECT 1 FROM garbage)"
+                ).fetchone()
+            except sqlite3.Error:
+                yield None
+                return
+            connections.append(connection)
+        yield connections

@@ -1,0 +1,349 @@
+"""A partition: the directory that holds volume groups, and who may use what in it.
+
+Layout: `groups/<read-write id>/<volume id>.db` with `.lock` and `.seal` beside it, and the group's `chunks/` and
+`staging/`. A daemon holds `<holder>.lock` of the partition while it runs, so a second of its kind is refused; and the lock of
+each volume it has open, so that no volume is ever open twice, whatever FSSync says.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import KIB
+from afs.runtime.files import fsync_dir
+from afs.types import VolumeHeader, VolumeType
+from afs.volume import sqlite_tables as rows
+from afs.volume.chunk_store import disk_error
+from afs.volume.flock import FileLock
+from afs.volume.namespace import check_volume_name, new_header, new_volume
+from afs.volume.seal import check_seal
+from afs.volume.sqlite_errors import afs_errors
+from afs.volume.sqlite_store import SqliteVolume
+from afs.volume.verify import check_header, check_rows
+from afs.volume.volume_group import VolumeGroup
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionUsage:
+    """Room on a partition, in KiB."""
+
+    size_kib: int
+    free_kib: int
+
+
+class Partition:
+    """An open partition; safe to use from several threads."""
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self.path = path
+        self.name = path.name
+        self._lock = lock
+        self._groups: dict[int, VolumeGroup] = {}
+        self._groups_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path, *, holder: str) -> Partition:
+        """Opens a partition for one daemon; makes its layout in an empty directory.
+
+        Args:
+            path: the directory; made if it is missing.
+            holder: what kind of daemon asks, for instance "afsd": one of a kind at a time.
+
+        Raises:
+            AfsError: EINVAL for something else than a partition or an empty directory; VBUSY if another of the same
+                kind has it; VDISKFULL, VIO.
+        """
+        path = path.absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            foreign = [
+                item
+                for item in os.listdir(path)
+                if item not in ("groups", "lost+found") and not item.endswith(".lock")
+            ]
+        except (NotADirectoryError, FileExistsError):
+            raise AfsError(AfsCode.EINVAL, f"partition {path} is no directory") from None
+        except OSError as error:
+            raise disk_error(error, f"partition {path} cannot be used") from error
+        groups = path / "groups"
+        if foreign and not groups.is_dir():
+            raise AfsError(
+                AfsCode.EINVAL,
+                f"{path} is no partition: expected an empty directory, found {foreign[0]!r}",
+            )
+        lock = FileLock.take(path / f"{holder}.lock")
+        if lock is None:
+            raise AfsError(AfsCode.VBUSY, f"partition {path} is in use by another {holder}")
+        try:
+            groups.mkdir(mode=0o700, exist_ok=True)
+            fsync_dir(path)
+            partition = cls(path, lock)
+            for item in groups.iterdir():
+                if item.name.isascii() and item.name.isdigit():
+                    partition._group(int(item.name)).clear_leftovers()
+        except OSError as error:
+            lock.release()
+            raise disk_error(error, f"partition {path} cannot be used") from error
+        except BaseException:
+            lock.release()
+            raise
+        return partition
+
+    def volumes(self) -> list[int]:
+        """The ids of the volumes on the partition, sorted."""
+        return sorted(volume_id for group in self._all_groups() for volume_id in group.volumes())
+
+    def open_volume(
+        self, volume_id: int, *, clock_ns: Callable[[], int] = time.time_ns
+    ) -> SqliteVolume:
+        """Opens a volume; it is then this process's alone until it is closed.
+
+        Raises:
+            AfsError: VNOVOL; VBUSY if it is open already, here or elsewhere; VSALVAGE if it is damaged.
+        """
+        group = self._find(volume_id)
+        lock = self._take(group, volume_id)
+        try:
+            return self._open(group, volume_id, lock, clock_ns)
+        except BaseException:
+            lock.release()
+            raise
+
+    def create_volume(
+        self,
+        *,
+        volume_id: int,
+        name: str,
+        type: VolumeType = VolumeType.READ_WRITE,
+        read_write_id: int | None = None,
+        max_quota_kib: int = 0,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> SqliteVolume:
+        """A new volume with an empty root directory (mode 0o755), open; durable on return.
+
+        Raises:
+            AfsError: VVOLEXISTS; EINVAL, ENAMETOOLONG for what no volume can have; VDISKFULL, VIO.
+        """
+        header = new_header(
+            volume_id, name, type, read_write_id, max_quota_kib, secrets.token_hex(8), clock_ns()
+        )
+        group = self._group(header.read_write_id)
+        with _disk_errors():
+            group.make()
+            lock = self._take(group, volume_id)
+            try:
+                if self._path(volume_id) is not None:
+                    raise AfsError(
+                        AfsCode.VVOLEXISTS, f"volume {volume_id} exists on partition {self.name}"
+                    )
+                with group.new_database(volume_id) as path:
+                    state, root = new_volume(header, header.created_ns)
+                    with afs_errors(), _closing(path) as connection:
+                        connection.execute("BEGIN")
+                        rows.write_vnodes(connection, [root])
+                        rows.write_state(connection, state)
+                        connection.execute("COMMIT")
+                    group.put_in_place(path, volume_id)
+                return self._open(group, volume_id, lock, clock_ns)
+            except BaseException:
+                lock.release()
+                raise
+
+    def clone_volume(
+        self, source: SqliteVolume, *, volume_id: int, name: str, type: VolumeType
+    ) -> None:
+        """Makes a clone of a volume as it is at this moment, in its group, over an older clone of that id.
+
+        Copies the database, no chunks. The new header has the clone's id, name and type and `cloned_ns`; its
+        change counter is larger than that of the clone it replaces, its incarnation the same.
+
+        Raises:
+            AfsError: VBUSY if a volume of that id is open; VVOLEXISTS if it is a read-write volume or no clone of this
+                group; VDISKFULL, VIO.
+        """
+        check_volume_name(name)
+        group = self._group(source.header().read_write_id)
+        with _disk_errors():
+            existing = self._path(volume_id)
+            if existing is not None and (
+                existing.parent != group.path or volume_id == source.header().read_write_id
+            ):
+                raise AfsError(
+                    AfsCode.VVOLEXISTS,
+                    f"volume {volume_id} exists and is no clone of volume {source.volume_id}",
+                )
+            lock = self._take(group, volume_id)
+            try:
+                with group.new_database(volume_id) as path:
+                    self._copy(group, source, path, volume_id, name, type)
+                    group.put_in_place(path, volume_id)
+            finally:
+                lock.release()
+
+    def delete_volume(self, volume_id: int) -> None:
+        """Removes a volume, damaged or not, and the chunks that only it used; durable on return.
+
+        Raises:
+            AfsError: VNOVOL; VBUSY if it is open; VIO.
+        """
+        group = self._find(volume_id)
+        lock = self._take(group, volume_id)
+        try:
+            with _disk_errors():
+                group.discard(group.database(volume_id))
+                group.chunks.clear_leftovers(str(volume_id))
+        finally:
+            lock.release(remove=True)
+        with _disk_errors():
+            group.remove_if_empty()
+
+    def usage(self) -> PartitionUsage:
+        """The partition's size and what is free of it."""
+        with _disk_errors():
+            room = os.statvfs(self.path)
+        return PartitionUsage(
+            room.f_blocks * room.f_frsize // KIB, room.f_bavail * room.f_frsize // KIB
+        )
+
+    def close(self) -> None:
+        """Lets go of the partition; its volumes are closed before."""
+        self._lock.release()
+
+    # --- inside ---
+
+    def _open(
+        self, group: VolumeGroup, volume_id: int, lock: FileLock, clock_ns: Callable[[], int]
+    ) -> SqliteVolume:
+        path = group.database(volume_id)
+        with _disk_errors():
+            check_header(path)
+            clean = check_seal(path)
+            if not clean:
+                check_rows(path)
+        try:
+            volume = SqliteVolume(path, group.chunks, clock_ns=clock_ns, release=lock.release)
+        except AfsError as error:
+            if error.code is AfsCode.EIO:
+                raise AfsError(
+                    AfsCode.VSALVAGE, f"volume {volume_id} is damaged: {error.detail}"
+                ) from error
+            raise
+        if volume.volume_id != volume_id:
+            volume.close()
+            raise AfsError(
+                AfsCode.VSALVAGE,
+                f"the database of volume {volume_id} says it is volume {volume.volume_id}",
+            )
+        if not clean:
+            with _disk_errors(), group.chunks.lock(exclusive=True):
+                leftovers = group.chunks.clear_leftovers(str(volume_id))
+            volume.add_strays(leftovers)
+        return volume
+
+    def _copy(
+        self,
+        group: VolumeGroup,
+        source: SqliteVolume,
+        path: Path,
+        volume_id: int,
+        name: str,
+        type: VolumeType,
+    ) -> None:
+        """Writes a clone's database: the source's, with another header."""
+        old: VolumeHeader | None = None
+        if group.database(volume_id).exists():
+            with afs_errors():
+                try:
+                    connection = rows.connect(group.database(volume_id), read_only=True)
+                    try:
+                        old = rows.read_state(connection).header
+                    finally:
+                        connection.close()
+                except AfsError:
+                    # A damaged clone is replaced by a new one.
+                    old = None
+        # From copying the references to their commit nothing may collect the chunks.
+        with group.chunks.lock(exclusive=False), afs_errors(), _closing(path) as connection:
+            with source.reading() as moment:
+                moment.connection.backup(connection)
+            state = rows.read_state(connection)
+            now_ns = time.time_ns()
+            header = replace(
+                state.header,
+                volume_id=volume_id,
+                name=name,
+                type=type,
+                backup_id=0,
+                incarnation=old.incarnation if old else secrets.token_hex(8),
+                created_ns=old.created_ns if old else now_ns,
+                cloned_ns=now_ns,
+                change_counter=max(state.header.change_counter, old.change_counter if old else 0)
+                + 1,
+                offline_message="",
+                leave_offline=False,
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN")
+            connection.execute("DELETE FROM garbage")
+            rows.write_state(connection, replace(state, header=header))
+            connection.execute("COMMIT")
+
+    def _group(self, read_write_id: int) -> VolumeGroup:
+        # One object a group, so that the pins of all its volumes are in one place.
+        with self._groups_lock:
+            return self._groups.setdefault(
+                read_write_id, VolumeGroup(self.path / "groups" / str(read_write_id))
+            )
+
+    def _all_groups(self) -> list[VolumeGroup]:
+        names = [item.name for item in (self.path / "groups").iterdir()]
+        return [self._group(int(name)) for name in names if name.isascii() and name.isdigit()]
+
+    def _path(self, volume_id: int) -> Path | None:
+        """The volume's database; None if there is none."""
+        groups = self.path / "groups"
+        for path in (
+            groups / str(volume_id) / f"{volume_id}.db",
+            *groups.glob(f"*/{volume_id}.db"),
+        ):
+            if path.exists():
+                return path
+        return None
+
+    def _find(self, volume_id: int) -> VolumeGroup:
+        path = self._path(volume_id)
+        if path is None:
+            raise AfsError(AfsCode.VNOVOL, f"no volume {volume_id} on partition {self.name}")
+        return self._group(int(path.parent.name))
+
+    def _take(self, group: VolumeGroup, volume_id: int) -> FileLock:
+        lock = FileLock.take(group.path / f"{volume_id}.lock")
+        if lock is None:
+            raise AfsError(AfsCode.VBUSY, f"volume {volume_id} is in use by another program")
+        return lock
+
+
+@contextmanager
+def _closing(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = rows.create_database(path)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, "the partition cannot be used") from error

@@ -1,0 +1,483 @@
+"""A volume on disk: one SQLite database and the chunks of its group.
+
+Theory of operation
+    One thread at a time writes (`_writing`), on a connection of its own; readers have others, so that in WAL mode they
+    never wait for a commit's fsync. A commit is published to the vnode cache and the header after it is durable; what
+    a reader loads meanwhile is kept only if no commit came in between (`VnodeCache.offer`).
+
+    Order on disk, for a file with chunks: chunks written and fsynced, linked to their places, folders fsynced (all
+    before `apply`, or within it for merged edges), then the commit of the references (WAL, synchronous=FULL). A crash
+    in between leaves chunks that nothing refers to; they are garbage, never a reference without a chunk (C1).
+
+    Garbage is collected by and by (`collect`), after a commit made some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import CHUNK_BYTES
+from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
+from afs.volume import sqlite_tables as rows
+from afs.volume.change_set import ChangeSet, Tables, VolumeState, check_staged_end
+from afs.volume.chunk_store import ChunkStaging, ChunkStore
+from afs.volume.collection import collect_garbage
+from afs.volume.data_snapshot import StoredSnapshot
+from afs.volume.file_data import ChunkRef, is_inline, positions
+from afs.volume.namespace import perform
+from afs.volume.rules import check_entry_name, check_file, no_vnode
+from afs.volume.seal import break_seal, put_seal, seal_path
+from afs.volume.sqlite_errors import afs_errors, sqlite_error
+from afs.volume.staged_data import BufferedStagedData
+from afs.volume.vnode_cache import VnodeCache
+from afs.volume.volume import (
+    CreateFile,
+    DataSnapshot,
+    Link,
+    MakeDir,
+    MakeSymlink,
+    Mutation,
+    Outcome,
+    StagedData,
+    StoreData,
+    Volume,
+)
+
+# Idle reading connections kept; more are opened while needed and closed afterwards.
+_IDLE_READERS_MAX: Final = 8
+# A snapshot of a file that changes all the time is tried this often without holding writers up.
+_SNAPSHOT_TRIES: Final = 4
+_NEEDS_ROOM: Final = (CreateFile, MakeDir, MakeSymlink, Link, StoreData)
+
+
+class Moment(NamedTuple):
+    """A connection within a read transaction, and the vnode cache's version from before it began."""
+
+    connection: sqlite3.Connection
+    version: int
+
+
+class SqliteVolume(Volume):
+    """An open volume on disk. Made by `Partition`, which has checked the database and holds the volume's lock.
+
+    Args:
+        path: the database.
+        chunks: the chunks of its group.
+        clock_ns: the wall clock, nanoseconds since the Unix epoch.
+        release: called once, when the volume is closed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        chunks: ChunkStore,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path = path
+        self.chunks = chunks
+        self._clock_ns = clock_ns
+        self._release = release
+        self._sealed = seal_path(path).exists()
+        self._closed = False
+        # Set when a commit failed in a way that leaves open what is on disk; only a new opening can tell.
+        self._failure: AfsError | None = None
+        self._write_lock = threading.Lock()
+        self._readers: list[sqlite3.Connection] = []
+        self._cache = VnodeCache()
+        # Chunks that were linked for data which was then not stored: garbage that no table knows of.
+        self._strays: set[bytes] = set()
+        # Garbage up to this hash was looked at; None: all of it.
+        self._collected_to: bytes | None = b""
+        self._unpinned = False
+        with afs_errors():
+            self._writer = rows.connect(path)
+            try:
+                self._state = rows.read_state(self._writer)
+            except BaseException:
+                self._writer.close()
+                raise
+        self.volume_id = self._state.header.volume_id
+        self._tables = _SqliteTables(self)
+
+    # --- reading ---
+
+    def header(self) -> VolumeHeader:
+        return self._state.header
+
+    @property
+    def state(self) -> VolumeState:
+        """The header and counters as of the last commit; never blocks."""
+        return self._state
+
+    def cached_vnode(self, fid: Fid) -> Vnode | None:
+        if fid.volume != self.volume_id:
+            return None
+        return self._cache.get(fid)
+
+    def vnode(self, fid: Fid) -> Vnode:
+        self._check_open()
+        vnode = self.cached_vnode(fid)
+        if vnode is None:
+            with self.reading() as moment:
+                vnode = self.load_vnode(moment, fid)
+        if vnode is None:
+            raise no_vnode(fid)
+        return vnode
+
+    def lookup(self, directory: Fid, name: str) -> Vnode:
+        check_entry_name(name)
+        self._require_directory(directory)
+        with self.reading() as moment:
+            entry = rows.read_entry(moment.connection, self.volume_id, directory.vnode, name)
+            if entry is None:
+                raise AfsError(AfsCode.ENOENT, f"no {name!r} in directory {directory}")
+            vnode = self.cached_vnode(entry.fid) or self.load_vnode(moment, entry.fid)
+        if vnode is None or vnode.type is not entry.type:
+            raise AfsError(
+                AfsCode.EIO,
+                f"{name!r} in directory {directory} stands for {entry.fid}, which is not there",
+            )
+        return vnode
+
+    def entries(self, directory: Fid, after: str, limit: int) -> list[DirectoryEntry]:
+        self._require_directory(directory)
+        with self.reading() as moment:
+            return rows.read_entries(
+                moment.connection, self.volume_id, directory.vnode, after, limit
+            )
+
+    def read_link(self, fid: Fid) -> str:
+        vnode = self.vnode(fid)
+        if vnode.type is not VnodeType.SYMLINK:
+            raise AfsError(
+                AfsCode.EINVAL,
+                f"vnode {fid} is a {vnode.type.name.lower()}: expected a symbolic link",
+            )
+        with self.reading() as moment:
+            if self.load_vnode(moment, fid) is None:
+                raise no_vnode(fid)
+            return rows.read_inline(moment.connection, fid.vnode).decode()
+
+    def snapshot(self, fid: Fid, offset: int = 0, length: int | None = None) -> DataSnapshot:
+        for _ in range(_SNAPSHOT_TRIES):
+            snapshot = self._try_snapshot(fid, offset, length)
+            if snapshot is not None:
+                return snapshot
+        with self._write_lock:
+            snapshot = self._try_snapshot(fid, offset, length)
+        assert snapshot is not None, "nothing changes while the write lock is held"
+        return snapshot
+
+    # --- changing ---
+
+    def stage(self, fid: Fid, offset: int) -> StagedData:
+        self.check_writable()
+        vnode = self.vnode(fid)
+        check_file(vnode)
+        return _SqliteStagedData(self, vnode, offset)
+
+    def apply(self, mutations: Sequence[Mutation]) -> list[Outcome | AfsError]:
+        try:
+            with self._write_lock:
+                self._check_open()
+                if self._failure is not None:
+                    raise self._failure
+                # The group's lock keeps chunks that are linked already from being collected before the commit.
+                with self.chunks.lock(exclusive=False):
+                    batch, answers = self._perform_all(mutations)
+                    self._commit(batch, mutations, answers)
+                self._publish(batch)
+        except AfsError as error:
+            return [error] * len(mutations)
+        for mutation, answer in zip(mutations, answers, strict=True):
+            if isinstance(mutation, StoreData) and isinstance(answer, Outcome):
+                assert isinstance(mutation.staged, _SqliteStagedData)
+                mutation.staged.spend()
+        return answers
+
+    def collect(self) -> bool:
+        with self._write_lock:
+            if self._closed or self._failure is not None:
+                return False
+            if self._unpinned:
+                self._unpinned = False
+                self._collected_to = b""
+            if self._collected_to is None and not self._strays:
+                return False
+            with afs_errors():
+                self._collected_to = collect_garbage(
+                    self._writer, self.path, self.chunks, self._collected_to, self._strays
+                )
+            return self._collected_to is not None or bool(self._strays)
+
+    def close(self) -> None:
+        with self._write_lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                with afs_errors():
+                    self._close_connections()
+            finally:
+                self._release()
+
+    # --- for the partition, the dump and the tests ---
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Moment]:
+        """A connection that sees one moment of the volume; VOFFLINE when it is closed."""
+        self._check_open()
+        with afs_errors():
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = rows.connect(self.path)
+                connection.execute("PRAGMA query_only = ON")
+            try:
+                version = self._cache.version
+                connection.execute("BEGIN")
+                yield Moment(connection, version)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._put_back(connection)
+
+    def load_vnode(self, moment: Moment, fid: Fid) -> Vnode | None:
+        """The vnode as of a moment; None if there is none. Kept in memory if nothing was committed since."""
+        if fid.volume != self.volume_id:
+            return None
+        vnode = rows.read_vnode(moment.connection, self.volume_id, fid.vnode)
+        if vnode is None or vnode.fid != fid:
+            return None
+        self._cache.offer(vnode, moment.version)
+        return vnode
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def pin(self, refs: Mapping[int, ChunkRef]) -> None:
+        """Keeps the chunks of a snapshot from being collected."""
+        self.chunks.pin(ref.hash for ref in refs.values())
+
+    def unpin(self, refs: Mapping[int, ChunkRef]) -> None:
+        """Takes a pin back."""
+        self.chunks.unpin(ref.hash for ref in refs.values())
+        self._unpinned = True
+
+    def read_chunk(self, ref: ChunkRef) -> bytes:
+        """The bytes of a chunk that count, verified."""
+        return self.chunks.read_ref(ref)
+
+    def check_writable(self) -> None:
+        """EROFS unless the volume is read-write."""
+        header = self._state.header
+        if header.type is not VolumeType.READ_WRITE:
+            raise AfsError(
+                AfsCode.EROFS,
+                f"volume {self.volume_id} is {header.type.name}: it cannot be changed",
+            )
+
+    def add_strays(self, digests: Sequence[bytes]) -> None:
+        """Notes chunks to be removed, if nothing refers to them."""
+        with self._write_lock:
+            self._strays.update(digests)
+
+    # --- inside ---
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AfsError(AfsCode.VOFFLINE, f"volume {self.volume_id} is detached")
+
+    def _require_directory(self, fid: Fid) -> None:
+        vnode = self.vnode(fid)
+        if vnode.type is not VnodeType.DIRECTORY:
+            raise AfsError(
+                AfsCode.ENOTDIR, f"vnode {fid} is a {vnode.type.name.lower()}: expected a directory"
+            )
+
+    def _put_back(self, connection: sqlite3.Connection) -> None:
+        if len(self._readers) >= _IDLE_READERS_MAX:
+            connection.close()
+            return
+        self._readers.append(connection)
+        # Looked at last: `close` sets it before it closes those it finds.
+        if self._closed:
+            self._close_readers()
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            with contextlib.suppress(IndexError):
+                self._readers.pop().close()
+
+    def _try_snapshot(self, fid: Fid, offset: int, length: int | None) -> StoredSnapshot | None:
+        """A snapshot; None if the file changed while its chunks were being pinned."""
+        with self.reading() as moment:
+            vnode = self.load_vnode(moment, fid)
+            if vnode is None:
+                raise no_vnode(fid)
+            check_file(vnode)
+            if is_inline(vnode.length):
+                data = rows.read_inline(moment.connection, fid.vnode)
+                if len(data) != vnode.length:
+                    raise rows.damaged("inline_data", f"vnode {fid.vnode}")
+                return StoredSnapshot(vnode, data, {}, self)
+            end = vnode.length if length is None else min(offset + length, vnode.length)
+            refs = dict(
+                rows.read_chunk_refs(
+                    moment.connection, fid.vnode, offset // CHUNK_BYTES, positions(end)
+                )
+            )
+        snapshot = StoredSnapshot(vnode, None, refs, self)
+        # The chunks are pinned now. If no commit was published since, none of them can have been collected; if one
+        # was, none of this file's can, as long as the file is the same.
+        if self._cache.version != moment.version:
+            with self.reading() as now:
+                current = rows.read_vnode(now.connection, self.volume_id, fid.vnode)
+            if current is None or current.data_version != vnode.data_version:
+                snapshot.close()
+                return None
+        return snapshot
+
+    def _perform_all(
+        self, mutations: Sequence[Mutation]
+    ) -> tuple[ChangeSet, list[Outcome | AfsError]]:
+        batch = ChangeSet(self._tables)
+        answers: list[Outcome | AfsError] = []
+        now_ns = self._clock_ns()
+        for mutation in mutations:
+            try:
+                if isinstance(mutation, _NEEDS_ROOM):
+                    self.chunks.check_room()
+                with afs_errors():
+                    answers.append(perform(batch, mutation, now_ns))
+            except AfsError as error:
+                answers.append(error)
+        return batch, answers
+
+    def _commit(
+        self, batch: ChangeSet, mutations: Sequence[Mutation], answers: Sequence[Outcome | AfsError]
+    ) -> None:
+        if batch.state() == self._state:
+            return
+        self._unseal()
+        for mutation, answer in zip(mutations, answers, strict=True):
+            if isinstance(mutation, StoreData) and isinstance(answer, Outcome):
+                assert isinstance(mutation.staged, _SqliteStagedData)
+                mutation.staged.ensure_linked()
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            rows.write_changes(self._writer, batch)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            failure = sqlite_error(error)
+            if failure.code is AfsCode.VIO:
+                self._failure = failure
+            with contextlib.suppress(sqlite3.Error):
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+            raise failure from error
+
+    def _unseal(self) -> None:
+        if self._sealed:
+            break_seal(self.path)
+            self._sealed = False
+
+    def _publish(self, batch: ChangeSet) -> None:
+        self._state = batch.state()
+        self._cache.publish(batch.vnodes.items())
+        if batch.data:
+            self._collected_to = b""
+
+    def _close_connections(self) -> None:
+        self._close_readers()
+        if self._strays and self._failure is None:
+            # The next opening collects them.
+            self._unseal()
+            self._writer.executemany(
+                "INSERT OR IGNORE INTO garbage VALUES (?)", [(digest,) for digest in self._strays]
+            )
+        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._writer.close()
+        if not self._sealed and self._failure is None:
+            put_seal(self.path)
+
+
+class _SqliteTables(Tables):
+    """The volume as the rules see it, on the writer's connection; used under the write lock only."""
+
+    def __init__(self, volume: SqliteVolume) -> None:
+        self._volume = volume
+        self._staging: ChunkStaging | None = None
+
+    def state(self) -> VolumeState:
+        return self._volume.state
+
+    def vnode(self, number: int) -> Vnode | None:
+        volume = self._volume
+        return volume._cache.number(number) or rows.read_vnode(
+            volume._writer, volume.volume_id, number
+        )
+
+    def entry(self, directory: int, name: str) -> DirectoryEntry | None:
+        return rows.read_entry(self._volume._writer, self._volume.volume_id, directory, name)
+
+    def inline(self, number: int) -> bytes:
+        return rows.read_inline(self._volume._writer, number)
+
+    def chunk(self, number: int, position: int) -> ChunkRef | None:
+        return rows.read_chunk_ref(self._volume._writer, number, position)
+
+    def read_chunk(self, ref: ChunkRef) -> bytes:
+        return self._volume.chunks.read_ref(ref)
+
+    def store_chunk(self, data: bytes) -> ChunkRef | None:
+        staged = _SqliteStagedData(self._volume, None, 0)
+        ref = staged.store(data)
+        staged.spend()
+        if ref is not None:
+            # Should the change fail after all, nothing refers to it.
+            self._volume._strays.add(ref.hash)
+        return ref
+
+
+class _SqliteStagedData(BufferedStagedData):
+    """Staged data whose chunks go to the group's `staging` while they arrive."""
+
+    def __init__(self, volume: SqliteVolume, vnode: Vnode | None, offset: int) -> None:
+        super().__init__(offset)
+        self._vnode = vnode
+        self._volume = volume
+        self._staging = volume.chunks.open_staging(volume.path.stem)
+
+    def ensure_linked(self) -> None:
+        """Links chunks again that were collected since `finish`; under the group's lock."""
+        self._staging.ensure_linked()
+
+    def _check_end(self, end: int) -> None:
+        if self._vnode is not None:
+            check_staged_end(self._volume.header(), self._vnode, end)
+
+    def _put(self, data: bytes, digest: bytes) -> None:
+        self._staging.put(data, digest)
+
+    def _make_durable(self) -> None:
+        self._staging.make_durable()
+
+    def _let_go(self) -> None:
+        self._staging.let_go()
+
+    def _forget(self) -> None:
+        linked = self._staging.forget()
+        if linked:
+            self._volume.add_strays(linked)

@@ -1,0 +1,387 @@
+"""A volume's SQLite database: its schema, its rows and their checksums.
+
+Every row's last column is a `checksum` over its table, key and values, verified whenever the row is read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import CHUNK_BYTES
+from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
+from afs.volume.change_set import ChangeSet, VolumeState
+from afs.volume.checksum import checksum
+from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
+
+SCHEMA_VERSION: Final = 1
+# "AFSV" in ASCII: says that the file is one of ours.
+APPLICATION_ID: Final = 0x41465356
+
+_HEADER_FIELDS: Final = tuple(field.name for field in fields(VolumeHeader))
+_COUNTERS: Final = ("next_vnode", "next_uniquifier", "max_data_version")
+_TEXT_FIELDS: Final = frozenset({"name", "incarnation", "offline_message"})
+
+_HEADER_COLUMNS: Final = ",\n    ".join(
+    f"{name} {'TEXT' if name in _TEXT_FIELDS else 'INTEGER'} NOT NULL"
+    for name in _HEADER_FIELDS + _COUNTERS
+)
+
+_SCHEMA: Final = f"""
+CREATE TABLE header (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    {_HEADER_COLUMNS},
+    checksum BLOB NOT NULL
+) STRICT;
+CREATE TABLE vnodes (
+    vnode INTEGER PRIMARY KEY,
+    uniquifier INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    mode INTEGER NOT NULL,
+    owner INTEGER NOT NULL,
+    "group" INTEGER NOT NULL,
+    link_count INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    data_version INTEGER NOT NULL,
+    client_mtime_ns INTEGER NOT NULL,
+    server_mtime_ns INTEGER NOT NULL,
+    parent_vnode INTEGER NOT NULL,
+    parent_uniquifier INTEGER NOT NULL,
+    checksum BLOB NOT NULL
+) STRICT;
+CREATE TABLE entries (
+    directory INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    vnode INTEGER NOT NULL,
+    uniquifier INTEGER NOT NULL,
+    type INTEGER NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (directory, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE inline_data (
+    vnode INTEGER PRIMARY KEY,
+    data BLOB NOT NULL,
+    checksum BLOB NOT NULL
+) STRICT;
+CREATE TABLE chunks (
+    vnode INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (vnode, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX chunks_by_hash ON chunks (hash);
+CREATE TABLE garbage (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+"""
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode, for use under the caller's own locks; never creates the file."""
+    mode = "ro" if read_only else "rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=30.0,
+    )
+    # Whatever the schema of a damaged or hostile file says, no code of its choosing runs.
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    if not read_only:
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def create_database(path: Path) -> sqlite3.Connection:
+    """A new, empty database in WAL mode; the file must not exist."""
+    path.touch(mode=0o600, exist_ok=False)
+    connection = connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.executescript(f"BEGIN;{_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+    return connection
+
+
+def damaged(table: str, key: object) -> AfsError:
+    """The error for a row that is not what was written."""
+    return AfsError(AfsCode.EIO, f"a row of {table} is damaged: {key}")
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_state(connection: sqlite3.Connection) -> VolumeState:
+    """The header row; EIO if it is damaged or missing."""
+    columns = ", ".join(_HEADER_FIELDS + _COUNTERS)
+    row = connection.execute(f"SELECT {columns}, checksum FROM header WHERE id = 1").fetchone()
+    if row is None or checksum("header", *row[:-1]) != row[-1]:
+        raise damaged("header", "the volume's header")
+    values: dict[str, Any] = dict(zip(_HEADER_FIELDS, row, strict=False))
+    values["type"] = VolumeType(values["type"])
+    values["leave_offline"] = bool(values["leave_offline"])
+    return VolumeState(VolumeHeader(**values), *row[len(_HEADER_FIELDS) : -1])
+
+
+_VNODE_COLUMNS: Final = (
+    'vnode, uniquifier, type, mode, owner, "group", link_count, length, data_version,'
+    " client_mtime_ns, server_mtime_ns, parent_vnode, parent_uniquifier, checksum"
+)
+
+
+def read_vnode(connection: sqlite3.Connection, volume_id: int, number: int) -> Vnode | None:
+    """The vnode with this number, verified; None if there is none."""
+    row = connection.execute(
+        f"SELECT {_VNODE_COLUMNS} FROM vnodes WHERE vnode = ?", (number,)
+    ).fetchone()
+    return None if row is None else _vnode(volume_id, row)
+
+
+def read_vnodes(connection: sqlite3.Connection, volume_id: int) -> Iterator[Vnode]:
+    """All vnodes by number, each verified."""
+    for row in connection.execute(f"SELECT {_VNODE_COLUMNS} FROM vnodes ORDER BY vnode"):
+        yield _vnode(volume_id, row)
+
+
+def read_entry(
+    connection: sqlite3.Connection, volume_id: int, directory: int, name: str
+) -> DirectoryEntry | None:
+    """What a name stands for in a directory, verified; None if nothing."""
+    row = connection.execute(
+        "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries WHERE directory = ? AND name = ?",
+        (directory, name),
+    ).fetchone()
+    return None if row is None else _entry(volume_id, row)
+
+
+def read_entries(
+    connection: sqlite3.Connection, volume_id: int, directory: int, after: str, limit: int
+) -> list[DirectoryEntry]:
+    """Up to `limit` entries after the name `after`, by their UTF-8 bytes, each verified. A negative limit: all."""
+    rows = connection.execute(
+        "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries"
+        " WHERE directory = ? AND name > ? ORDER BY name LIMIT ?",
+        (directory, after, limit),
+    )
+    return [_entry(volume_id, row) for row in rows]
+
+
+def read_inline(connection: sqlite3.Connection, number: int) -> bytes:
+    """An inline file's bytes or a link's target, verified; EIO if missing."""
+    row = connection.execute(
+        "SELECT data, checksum FROM inline_data WHERE vnode = ?", (number,)
+    ).fetchone()
+    if row is None or checksum("inline_data", number, row[0]) != row[1]:
+        raise damaged("inline_data", f"vnode {number}")
+    data: bytes = row[0]
+    return data
+
+
+def read_chunk_ref(connection: sqlite3.Connection, number: int, position: int) -> ChunkRef | None:
+    """The chunk of a file at a position, verified; None for a hole."""
+    for _, ref in read_chunk_refs(connection, number, position, position + 1):
+        return ref
+    return None
+
+
+def read_chunk_refs(
+    connection: sqlite3.Connection, number: int, first: int, end: int
+) -> Iterator[tuple[int, ChunkRef]]:
+    """The chunks of a file at positions from `first` up to `end`, in order, verified; holes are left out."""
+    rows = connection.execute(
+        "SELECT position, hash, size, checksum FROM chunks WHERE vnode = ? AND position >= ? AND position < ?"
+        " ORDER BY position",
+        (number, first, end),
+    )
+    for position, digest, size, row_checksum in rows:
+        if (
+            checksum("chunks", number, position, digest, size) != row_checksum
+            or len(digest) != HASH_BYTES
+            or not 0 < size <= CHUNK_BYTES
+        ):
+            raise damaged("chunks", f"vnode {number}, position {position}")
+        yield position, ChunkRef(digest, size)
+
+
+def is_referenced(connection: sqlite3.Connection, digest: bytes, *, garbage_counts: bool) -> bool:
+    """Whether a chunk is some file's, or (`garbage_counts`) was one's and awaits this volume's own collection."""
+    query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = ?)"
+    parameters: tuple[bytes, ...] = (digest,)
+    if garbage_counts:
+        query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = ?) OR EXISTS (SELECT 1 FROM garbage WHERE hash = ?)"
+        parameters = (digest, digest)
+    return bool(connection.execute(query, parameters).fetchone()[0])
+
+
+def read_garbage(connection: sqlite3.Connection, after: bytes, limit: int) -> list[bytes]:
+    """Up to `limit` hashes, sorted after `after`, of chunks that files of this volume no longer use."""
+    rows = connection.execute(
+        "SELECT hash FROM garbage WHERE hash > ? ORDER BY hash LIMIT ?", (after, limit)
+    )
+    return [row[0] for row in rows]
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_state(connection: sqlite3.Connection, state: VolumeState) -> None:
+    """Replaces the header row."""
+    header = state.header
+    values: list[Any] = [getattr(header, name) for name in _HEADER_FIELDS]
+    values = [int(value) if isinstance(value, int) else value for value in values]
+    values += [state.next_vnode, state.next_uniquifier, state.max_data_version]
+    marks = ", ".join("?" * (len(values) + 2))
+    connection.execute(
+        f"INSERT OR REPLACE INTO header VALUES ({marks})", (1, *values, checksum("header", *values))
+    )
+
+
+def write_changes(connection: sqlite3.Connection, change: ChangeSet) -> None:
+    """Writes all that a batch did; the caller has begun a transaction and commits it."""
+    gone = [(number,) for number, vnode in change.vnodes.items() if vnode is None]
+    if gone:
+        connection.executemany("DELETE FROM vnodes WHERE vnode = ?", gone)
+    write_vnodes(connection, (vnode for vnode in change.vnodes.values() if vnode is not None))
+    forgotten = [key for key, entry in change.names.items() if entry is None]
+    if forgotten:
+        connection.executemany("DELETE FROM entries WHERE directory = ? AND name = ?", forgotten)
+    write_entries(
+        connection, ((key[0], entry) for key, entry in change.names.items() if entry is not None)
+    )
+    for number, edit in change.data.items():
+        write_edit(connection, number, edit)
+    write_state(connection, change.state())
+
+
+def write_vnodes(connection: sqlite3.Connection, vnodes: Iterable[Vnode]) -> None:
+    """Inserts or replaces vnodes."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO vnodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        map(_vnode_row, vnodes),
+    )
+
+
+def write_entries(
+    connection: sqlite3.Connection, entries: Iterable[tuple[int, DirectoryEntry]]
+) -> None:
+    """Inserts or replaces entries: (vnode number of the directory, entry)."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", map(_entry_row, entries)
+    )
+
+
+def write_edit(connection: sqlite3.Connection, number: int, edit: FileEdit) -> None:
+    """Changes one file's data; chunks it no longer uses become garbage."""
+    # What is dropped: positions from `keep` on, and those replaced. Garbage is a hint; the collection looks again.
+    connection.execute(
+        "INSERT OR IGNORE INTO garbage SELECT hash FROM chunks WHERE vnode = ? AND position >= ?",
+        (number, edit.keep),
+    )
+    connection.execute("DELETE FROM chunks WHERE vnode = ? AND position >= ?", (number, edit.keep))
+    if edit.inline is not None:
+        row = (number, edit.inline, checksum("inline_data", number, edit.inline))
+        connection.execute("INSERT OR REPLACE INTO inline_data VALUES (?, ?, ?)", row)
+        return
+    connection.execute("DELETE FROM inline_data WHERE vnode = ?", (number,))
+    if not edit.chunks:
+        return
+    replaced = [(number, position) for position in edit.chunks if position < edit.keep]
+    connection.executemany(
+        "INSERT OR IGNORE INTO garbage SELECT hash FROM chunks WHERE vnode = ? AND position = ?",
+        replaced,
+    )
+    connection.executemany("DELETE FROM chunks WHERE vnode = ? AND position = ?", replaced)
+    write_chunk_refs(
+        connection, number, ((at, ref) for at, ref in edit.chunks.items() if ref is not None)
+    )
+
+
+def write_chunk_refs(
+    connection: sqlite3.Connection, number: int, refs: Iterable[tuple[int, ChunkRef]]
+) -> None:
+    """Inserts chunks of a file: (position, chunk)."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)",
+        (
+            (
+                number,
+                position,
+                ref.hash,
+                ref.size,
+                checksum("chunks", number, position, ref.hash, ref.size),
+            )
+            for position, ref in refs
+        ),
+    )
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _vnode(volume_id: int, row: tuple[Any, ...]) -> Vnode:
+    if checksum("vnodes", *row[:-1]) != row[-1]:
+        raise damaged("vnodes", f"vnode {row[0]}")
+    (
+        number,
+        uniquifier,
+        kind,
+        mode,
+        owner,
+        group,
+        links,
+        length,
+        version,
+        client_ns,
+        server_ns,
+        up,
+        up_uniquifier,
+    ) = row[:-1]
+    return Vnode(
+        Fid(volume_id, number, uniquifier),
+        VnodeType(kind),
+        mode,
+        owner,
+        group,
+        links,
+        length,
+        version,
+        client_ns,
+        server_ns,
+        Fid(volume_id, up, up_uniquifier),
+    )
+
+
+def _vnode_row(vnode: Vnode) -> tuple[int | bytes, ...]:
+    values = (
+        vnode.fid.vnode,
+        vnode.fid.uniquifier,
+        int(vnode.type),
+        vnode.mode,
+        vnode.owner,
+        vnode.group,
+        vnode.link_count,
+        vnode.length,
+        vnode.data_version,
+        vnode.client_mtime_ns,
+        vnode.server_mtime_ns,
+        vnode.parent.vnode,
+        vnode.parent.uniquifier,
+    )
+    return (*values, checksum("vnodes", *values))
+
+
+def _entry(volume_id: int, row: tuple[Any, ...]) -> DirectoryEntry:
+    if checksum("entries", *row[:-1]) != row[-1]:
+        raise damaged("entries", f"directory {row[0]}, name {row[1]!r}")
+    return DirectoryEntry(row[1], Fid(volume_id, row[2], row[3]), VnodeType(row[4]))
+
+
+def _entry_row(keyed: tuple[int, DirectoryEntry]) -> tuple[int | str | bytes, ...]:
+    directory, entry = keyed
+    values = (directory, entry.name, entry.fid.vnode, entry.fid.uniquifier, int(entry.type))
+    return (*values, checksum("entries", *values))

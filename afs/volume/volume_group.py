@@ -1,0 +1,199 @@
+"""The folder of a volume group on disk: a read-write volume, its clones, and the chunks they share.
+
+Databases come and go here in ways that a crash cannot leave half done: a new one is made under a temporary name
+(`<id>.new-<token>`) and renamed when it is complete; one to be deleted is renamed (`<id>.gone-<token>`) first. Each
+temporary one has a lock of its own name, so that a crashed maker's leftovers can be told and cleared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from afs.runtime.files import fsync_dir
+from afs.volume import sqlite_tables as rows
+from afs.volume.chunk_store import ChunkStore
+from afs.volume.collection import collect_garbage, remove_unreferenced
+from afs.volume.flock import FileLock
+from afs.volume.seal import put_seal, seal_path
+from afs.volume.sqlite_errors import afs_errors
+
+_REMOVAL_SLICE_CHUNKS: Final = 64
+
+
+class VolumeGroup:
+    """One group's folder; `chunks` are shared by all its volumes that this process has open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.chunks = ChunkStore(path)
+
+    def make(self) -> None:
+        """Makes the folder, durably; a no-op if it is there."""
+        if (self.path / "staging").is_dir():
+            return
+        for folder in (self.path, self.path / "chunks", self.path / "staging"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        fsync_dir(self.path)
+        fsync_dir(self.path.parent)
+
+    def database(self, volume_id: int) -> Path:
+        """Where the database of a volume lies."""
+        return self.path / f"{volume_id}.db"
+
+    def volumes(self) -> list[int]:
+        """The ids of the volumes that are complete."""
+        return [
+            int(path.stem)
+            for path in self.path.glob("*.db")
+            if path.stem.isascii() and path.stem.isdigit()
+        ]
+
+    @contextlib.contextmanager
+    def new_database(self, volume_id: int) -> Iterator[Path]:
+        """A temporary name for a database to be made; whatever still has it at the end is discarded."""
+        path = self.path / f"{volume_id}.new-{secrets.token_hex(8)}.db"
+        lock = FileLock.take(path.with_suffix(".lock"))
+        assert lock is not None, "the name was made up just now"
+        try:
+            yield path
+        finally:
+            try:
+                if path.exists():
+                    self.discard(path)
+            finally:
+                lock.release(remove=True)
+
+    def put_in_place(self, new: Path, volume_id: int) -> None:
+        """Renames a complete database that nobody has open, over the volume's old one if there is one; durable on return.
+
+        The caller holds the volume's lock. Chunks that only the old one used are removed.
+        """
+        path = self.database(volume_id)
+        replaces = path.exists()
+        if replaces:
+            _inherit_garbage(new, path)
+        _settle(new)
+        with self.chunks.lock(exclusive=True):
+            if replaces:
+                # Empties its WAL: a WAL that outlived its database would be taken for the new one's.
+                _settle(path)
+            # Without a seal the volume is checked row by row: right for either database, should we crash here.
+            seal_path(path).unlink(missing_ok=True)
+            fsync_dir(self.path)
+            _remove_wal(path)
+            os.rename(new, path)
+            fsync_dir(self.path)
+        with afs_errors():
+            connection = rows.connect(path)
+            try:
+                after: bytes | None = b""
+                while after is not None:
+                    after = collect_garbage(connection, path, self.chunks, after, set())
+            finally:
+                connection.close()
+        put_seal(path)
+
+    def discard(self, path: Path) -> None:
+        """Removes a database, and those chunks that nothing else refers to."""
+        if ".gone-" not in path.name:
+            gone = path.with_name(f"{path.stem.partition('.')[0]}.gone-{secrets.token_hex(8)}.db")
+            with contextlib.suppress(sqlite3.Error):
+                _settle(path)
+            seal_path(path).unlink(missing_ok=True)
+            with self.chunks.lock(exclusive=True):
+                _remove_wal(path)
+                os.rename(path, gone)
+            fsync_dir(self.path)
+            path = gone
+        for digests in _in_slices(self._hashes(path)):
+            remove_unreferenced(digests, self.chunks, own=None, own_path=path)
+        path.unlink()
+        _remove_wal(path)
+        fsync_dir(self.path)
+
+    def clear_leftovers(self) -> None:
+        """Discards what crashed makers and deleters left here."""
+        for path in self.path.glob("*.*-*.db"):
+            lock = FileLock.take(path.with_suffix(".lock"))
+            if lock is not None:
+                try:
+                    self.discard(path)
+                    self.chunks.clear_leftovers(path.stem)
+                finally:
+                    lock.release(remove=True)
+        for stale in self.path.glob("*.*-*.lock"):
+            if not stale.with_suffix(".db").exists() and (lock := FileLock.take(stale)) is not None:
+                lock.release(remove=True)
+
+    def remove_if_empty(self) -> None:
+        """Removes the folder if there is no database in it."""
+        with self.chunks.lock(exclusive=True):
+            if not any(self.path.glob("*.db")):
+                shutil.rmtree(self.path, ignore_errors=True)
+        fsync_dir(self.path.parent)
+
+    def _hashes(self, path: Path) -> Iterator[bytes]:
+        """The chunks a database refers to; all that are stored if it cannot be read."""
+        try:
+            connection = rows.connect(path)
+            try:
+                yield from [
+                    row[0]
+                    for row in connection.execute(
+                        "SELECT hash FROM chunks UNION SELECT hash FROM garbage"
+                    )
+                ]
+            finally:
+                connection.close()
+        except sqlite3.Error:
+            for prefix in range(256):
+                yield from list(self.chunks.stored(prefix))
+
+
+def _inherit_garbage(new: Path, old: Path) -> None:
+    """Notes in a new database which chunks only the old one refers to; if that is damaged, they stay unnoted."""
+    with afs_errors():
+        connection = rows.connect(new)
+    try:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ATTACH ? AS old", (str(old),))
+            connection.execute(
+                "INSERT OR IGNORE INTO garbage SELECT hash FROM"
+                " (SELECT hash FROM old.chunks UNION SELECT hash FROM old.garbage)"
+                " WHERE hash NOT IN (SELECT hash FROM chunks)"
+            )
+    finally:
+        connection.close()
+
+
+def _settle(path: Path) -> None:
+    """Moves a database's WAL into it and removes it; durable on return."""
+    with contextlib.suppress(sqlite3.DatabaseError):
+        connection = rows.connect(path)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_wal(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _in_slices(digests: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while part := list(islice(digests, _REMOVAL_SLICE_CHUNKS)):
+        yield part
