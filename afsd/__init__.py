@@ -1,0 +1,1 @@
+"""The fileserver: serves files to clients, promises to call them back, and keeps those promises."""

@@ -1,0 +1,129 @@
+"""What the methods of FileServer share: the order of promise, reading, change and break.
+
+Theory of operation
+    Reading: the promise is registered first, the status is read after it. A change that is
+    committed in between is then followed by a break of that promise, so the client never keeps an
+    old status under a live promise. Where more than the status is read (entries, a link's target, a
+    name), the status comes before it: contents newer than the DataVersion they are filed under are
+    refetched at the next validation, older ones would be kept.
+
+    Changing: commit, then break the callbacks of everyone else and wait for their acks (bounded by
+    the break deadline), then answer with the status the commit left behind. Commit and break run in
+    a task of their own: a writer who hangs up in between must not cost the others their break (I4).
+
+    The writer's own promise comes last, and only if the vnode still is what the reply says: another
+    writer may have changed it while we waited for acks, and its break cannot end a promise that is
+    not given yet.
+
+    Nothing is awaited between `VolumeTable.use` and `CallBacks.promise`: a promise is only ever
+    registered while its volume is online, before any mark of a later give-back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeAlias
+
+from afs.runtime.clock import Clock
+from afs.types import BreakReason, Fid, Vnode
+from afs.v1 import file_server_pb2, file_server_pb2_grpc, types_pb2
+from afs.volume.volume import Mutation, Outcome
+from afsd.attached_volume import AttachedVolume
+from afsd.call_preamble import calling_host
+from afsd.callbacks import CallBacks
+from afsd.incoming_data import IncomingData
+from afsd.volume_table import VolumeTable
+
+# UUID of the calling host; None for one without a name.
+Caller: TypeAlias = "str | None"
+
+
+class FileServerBase(file_server_pb2_grpc.FileServerServicer):
+    """The parts of the fileserver that its methods work with.
+
+    Args:
+        volumes: the volumes served.
+        callbacks: the promises.
+        clock: for GetTime.
+        capabilities: the answer of GetCapabilities.
+    """
+
+    def __init__(
+        self,
+        volumes: VolumeTable,
+        callbacks: CallBacks,
+        clock: Clock,
+        capabilities: file_server_pb2.GetCapabilitiesResponse,
+    ) -> None:
+        self._volumes = volumes
+        self._callbacks = callbacks
+        self._clock = clock
+        self._capabilities = capabilities
+        self._changes: set[asyncio.Task[Outcome]] = set()
+
+    async def finish(self) -> None:
+        """Waits for the changes whose callers hung up."""
+        while self._changes:
+            await asyncio.wait(self._changes)
+
+    async def _status(
+        self, attached: AttachedVolume, fid: Fid, caller: Caller, *, bulk: bool = False
+    ) -> tuple[Vnode, types_pb2.CallBack | None]:
+        """Status and promise of a vnode; the promise is None for a caller without a channel."""
+        volume = attached.volume
+        if volume.cached_vnode(fid) is None:
+            # Brings it into memory, or raises if there is none: no promise is registered for
+            # nothing.
+            await attached.read(volume.vnode, fid)
+            attached.check()
+        callback = self._callbacks.promise(fid, caller, bulk=bulk, read_only=attached.read_only)
+        # Read anew: what came before the promise may be past.
+        vnode = volume.cached_vnode(fid)
+        if vnode is None:
+            vnode = await attached.read(volume.vnode, fid)
+        return vnode, callback
+
+    async def _change(
+        self, attached: AttachedVolume, mutation: Mutation, incoming: IncomingData | None = None
+    ) -> Outcome:
+        """Commits a change and breaks the callbacks it ends; returns when both are done.
+
+        Args:
+            attached: the volume.
+            mutation: the change.
+            incoming: the data it takes along; belongs to the change from here on.
+        """
+        task = asyncio.ensure_future(
+            self._commit_and_break(attached, mutation, incoming, calling_host.get())
+        )
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _commit_and_break(
+        self,
+        attached: AttachedVolume,
+        mutation: Mutation,
+        incoming: IncomingData | None,
+        writer: Caller,
+    ) -> Outcome:
+        try:
+            outcome = await attached.submit(mutation)
+        except BaseException:
+            if incoming is not None:
+                incoming.discard()
+            raise
+        if incoming is not None:
+            incoming.applied()
+        if outcome.changed:
+            await self._callbacks.break_callbacks(outcome.changed, writer=writer)
+            for fid, reason in outcome.changed:
+                if reason is BreakReason.REMOVED:
+                    self._callbacks.drop(fid)
+        return outcome
+
+    def _writers_promise(self, attached: AttachedVolume, vnode: Vnode) -> types_pb2.CallBack | None:
+        """A promise on a vnode as a change left it, for the reply; None if that is past already."""
+        if not attached.online or attached.volume.cached_vnode(vnode.fid) != vnode:
+            return None
+        return self._callbacks.promise(vnode.fid, calling_host.get())
