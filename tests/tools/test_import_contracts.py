@@ -44,7 +44,7 @@ def test_allowed_imports_pass() -> None:
 
 
 def test_everything_else_is_refused() -> None:
-    """A core that imports its shell, another core, I/O or the inside of a listed package is found."""
+    """A core that imports its shell, another core, I/O or the inside of a listed one is found."""
     forbidden = [
         ("afsd.core", "clientd.core"),
         ("afsd.core.hosts", "afs.types.deep"),
