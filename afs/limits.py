@@ -128,6 +128,21 @@ MAX_CONCURRENT_STREAMS: Final = 1024
 MAX_DETAIL_CHARS: Final = 1024
 # Volserver: a transaction that nobody touched this long gives its volume back.
 TRANSACTION_IDLE_S: Final = 300.0
+# Volserver: an FSSync call that only asks, or takes a volume, waits this long: the fileserver ends
+# what it is doing with the volume first, which is short.
+FSSYNC_TAKE_DEADLINE_S: Final = 60.0
+# A give-back may wait for clients, one dead one after the other, under the policies of 2002.
+FSSYNC_GIVE_BACK_DEADLINE_S: Final = 900.0
+# How long an operation waits for a fileserver that does not answer, before it says so: a restart
+# takes about this long.
+FSSYNC_UNREACHABLE_S: Final = 3.0
+# How soon, and at most how rarely, the volserver tries again to give a volume back.
+GIVE_BACK_RETRY_FIRST_S: Final = 0.1
+GIVE_BACK_RETRY_MAX_S: Final = 2.0
+# Dumps and restores that run at a time; each holds a thread as long as its client likes.
+MAX_STREAMING_TRANSACTIONS: Final = 16
+# Pieces of a dump held in memory between a disk and a client that are not equally fast.
+DUMP_PIECES_BUFFERED: Final = 4
 # Clientd: bytes of file data kept on disk.
 CACHE_LIMIT_BYTES: Final = 1024 * MIB
 # Clientd: a gap between two turns of its loop longer than this means that the process was frozen;
