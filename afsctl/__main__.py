@@ -8,7 +8,7 @@ import os
 # command. It reads this when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from afsctl.app import main  # noqa: E402
+from afsctl.app import main
 
 __all__ = ["main"]
 

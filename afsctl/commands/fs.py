@@ -1,10 +1,36 @@
-"""x."""
+"""`afsctl fs`: files and directories in volumes. Each group of subcommands is a file of its own."""
+
+from __future__ import annotations
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+from afsctl.commands import fs_cache, fs_copy, fs_files, fs_volume
+from afsctl.failure import CommandError
+
+app = typer.Typer(
+    help="Look at, copy and change files in volumes (/VOLUME/path).", no_args_is_help=True
+)
+fs_copy.add_to(app)
+fs_files.add_to(app)
+fs_volume.add_to(app)
+fs_cache.add_to(app)
 
 
-@app.command()
-def todo() -> None:
-    """Todo."""
+def _add_not_yet(name: str, summary: str) -> None:
+    """Adds a subcommand that says that it does not exist yet, instead of being unknown."""
+
+    @app.command(
+        name,
+        help=f"{summary} (not yet)",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def subcommand(_context: typer.Context) -> None:
+        raise CommandError(f"fs {name}: not yet: this version cannot do it")
+
+
+_add_not_yet("mkmount", "Make a mount point for a volume.")
+_add_not_yet("rmmount", "Remove a mount point.")
+_add_not_yet("lsmount", "Show what volume a mount point is for.")
+_add_not_yet("listacl", "Show an access control list.")
+_add_not_yet("setacl", "Change an access control list.")
+_add_not_yet("flush", "Make a client forget what it has cached of one file.")

@@ -111,14 +111,14 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _json_values(arguments: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of the arguments; each may hold several, one after the other or in an array."""
+    """The JSON objects of the arguments, each of which may hold several, or arrays of them."""
+    decoder = json.JSONDecoder()
     for argument in arguments:
         text = sys.stdin.read() if argument == "-" else argument
-        decoder, position = json.JSONDecoder(), 0
-        while text[position:].strip():
-            position += len(text[position:]) - len(text[position:].lstrip())
+        position = _next_value(text, 0)
+        while position < len(text):
             try:
-                value, position = decoder.raw_decode(text, position)
+                value, end = decoder.raw_decode(text, position)
             except ValueError as error:
                 raise typer.BadParameter(f"no JSON: {error}", param_hint="JSON") from None
             for one in value if isinstance(value, list) else [value]:
@@ -126,6 +126,14 @@ def _json_values(arguments: Iterable[str]) -> Iterator[dict[str, Any]]:
                     shown = json.dumps(one)[:40]
                     raise typer.BadParameter(f"{shown} is no JSON object", param_hint="JSON")
                 yield one
+            position = _next_value(text, end)
+
+
+def _next_value(text: str, position: int) -> int:
+    """Where the white space that begins at `position` ends."""
+    while position < len(text) and text[position].isspace():
+        position += 1
+    return position
 
 
 def _kind(message: object, stream: object) -> str:
