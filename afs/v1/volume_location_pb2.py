@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from afs.v1 import vol_server_pb2 as afs_dot_v1_dot_vol__server__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x66s/v1/volume_location.proto\x12\x06\x61\x66s.v1\x1a\x17\x61\x66s/v1/vol_server.proto\"<\n\x0fGetEntryRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x13\n\tvolume_id\x18\x02 \x01(\rH\x00\x42\x04\n\x02\x62y\"6\n\x10GetEntryResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"2\n\x12ListEntriesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\";\n\x13ListEntriesResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.afs.v1.VolumeEntry\"8\n\x12\x43reateEntryRequest\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"9\n\x13\x43reateEntryResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"9\n\x13ReplaceEntryRequest\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\":\n\x14ReplaceEntryResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"+\n\x12\x44\x65leteEntryRequest\x12\x15\n\rread_write_id\x18\x01 \x01(\r\"\x15\n\x13\x44\x65leteEntryResponse\"7\n\x0bLockRequest\x12\x15\n\rread_write_id\x18\x01 \x01(\r\x12\x11\n\toperation\x18\x02 \x01(\t\"2\n\x0cLockResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"&\n\rUnlockRequest\x12\x15\n\rread_write_id\x18\x01 \x01(\r\"\x10\n\x0eUnlockResponse2\xde\x03\n\x0eVolumeLocation\x12=\n\x08GetEntry\x12\x17.afs.v1.GetEntryRequest\x1a\x18.afs.v1.GetEntryResponse\x12\x46\n\x0bListEntries\x12\x1a.afs.v1.ListEntriesRequest\x1a\x1b.afs.v1.ListEntriesResponse\x12\x46\n\x0b\x43reateEntry\x12\x1a.afs.v1.CreateEntryRequest\x1a\x1b.afs.v1.CreateEntryResponse\x12I\n\x0cReplaceEntry\x12\x1b.afs.v1.ReplaceEntryRequest\x1a\x1c.afs.v1.ReplaceEntryResponse\x12\x46\n\x0b\x44\x65leteEntry\x12\x1a.afs.v1.DeleteEntryRequest\x1a\x1b.afs.v1.DeleteEntryResponse\x12\x31\n\x04Lock\x12\x13.afs.v1.LockRequest\x1a\x14.afs.v1.LockResponse\x12\x37\n\x06Unlock\x12\x15.afs.v1.UnlockRequest\x1a\x16.afs.v1.UnlockResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61\x66s/v1/volume_location.proto\x12\x06\x61\x66s.v1\x1a\x17\x61\x66s/v1/vol_server.proto\"<\n\x0fGetEntryRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x13\n\tvolume_id\x18\x02 \x01(\rH\x00\x42\x04\n\x02\x62y\"6\n\x10GetEntryResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"2\n\x12ListEntriesRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\";\n\x13ListEntriesResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.afs.v1.VolumeEntry\"8\n\x12\x43reateEntryRequest\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"9\n\x13\x43reateEntryResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"9\n\x13ReplaceEntryRequest\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\":\n\x14ReplaceEntryResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"?\n\x12\x44\x65leteEntryRequest\x12\x15\n\rread_write_id\x18\x01 \x01(\r\x12\x12\n\nlocked_for\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteEntryResponse\"7\n\x0bLockRequest\x12\x15\n\rread_write_id\x18\x01 \x01(\r\x12\x11\n\toperation\x18\x02 \x01(\t\"2\n\x0cLockResponse\x12\"\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x13.afs.v1.VolumeEntry\"&\n\rUnlockRequest\x12\x15\n\rread_write_id\x18\x01 \x01(\r\"\x10\n\x0eUnlockResponse2\xde\x03\n\x0eVolumeLocation\x12=\n\x08GetEntry\x12\x17.afs.v1.GetEntryRequest\x1a\x18.afs.v1.GetEntryResponse\x12\x46\n\x0bListEntries\x12\x1a.afs.v1.ListEntriesRequest\x1a\x1b.afs.v1.ListEntriesResponse\x12\x46\n\x0b\x43reateEntry\x12\x1a.afs.v1.CreateEntryRequest\x1a\x1b.afs.v1.CreateEntryResponse\x12I\n\x0cReplaceEntry\x12\x1b.afs.v1.ReplaceEntryRequest\x1a\x1c.afs.v1.ReplaceEntryResponse\x12\x46\n\x0b\x44\x65leteEntry\x12\x1a.afs.v1.DeleteEntryRequest\x1a\x1b.afs.v1.DeleteEntryResponse\x12\x31\n\x04Lock\x12\x13.afs.v1.LockRequest\x1a\x14.afs.v1.LockResponse\x12\x37\n\x06Unlock\x12\x15.afs.v1.UnlockRequest\x1a\x16.afs.v1.UnlockResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,17 +49,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLACEENTRYRESPONSE']._serialized_start=472
   _globals['_REPLACEENTRYRESPONSE']._serialized_end=530
   _globals['_DELETEENTRYREQUEST']._serialized_start=532
-  _globals['_DELETEENTRYREQUEST']._serialized_end=575
-  _globals['_DELETEENTRYRESPONSE']._serialized_start=577
-  _globals['_DELETEENTRYRESPONSE']._serialized_end=598
-  _globals['_LOCKREQUEST']._serialized_start=600
-  _globals['_LOCKREQUEST']._serialized_end=655
-  _globals['_LOCKRESPONSE']._serialized_start=657
-  _globals['_LOCKRESPONSE']._serialized_end=707
-  _globals['_UNLOCKREQUEST']._serialized_start=709
-  _globals['_UNLOCKREQUEST']._serialized_end=747
-  _globals['_UNLOCKRESPONSE']._serialized_start=749
-  _globals['_UNLOCKRESPONSE']._serialized_end=765
-  _globals['_VOLUMELOCATION']._serialized_start=768
-  _globals['_VOLUMELOCATION']._serialized_end=1246
+  _globals['_DELETEENTRYREQUEST']._serialized_end=595
+  _globals['_DELETEENTRYRESPONSE']._serialized_start=597
+  _globals['_DELETEENTRYRESPONSE']._serialized_end=618
+  _globals['_LOCKREQUEST']._serialized_start=620
+  _globals['_LOCKREQUEST']._serialized_end=675
+  _globals['_LOCKRESPONSE']._serialized_start=677
+  _globals['_LOCKRESPONSE']._serialized_end=727
+  _globals['_UNLOCKREQUEST']._serialized_start=729
+  _globals['_UNLOCKREQUEST']._serialized_end=767
+  _globals['_UNLOCKRESPONSE']._serialized_start=769
+  _globals['_UNLOCKRESPONSE']._serialized_end=785
+  _globals['_VOLUMELOCATION']._serialized_start=788
+  _globals['_VOLUMELOCATION']._serialized_end=1266
 # @@protoc_insertion_point(module_scope)

@@ -193,15 +193,19 @@ class DeleteEntryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READ_WRITE_ID_FIELD_NUMBER: _builtins.int
+    LOCKED_FOR_FIELD_NUMBER: _builtins.int
     read_write_id: _builtins.int
+    locked_for: _builtins.str
+    """What the entry is locked for, if it is; an entry locked for anything else is not deleted."""
     def __init__(
         self,
         *,
         read_write_id: _builtins.int = ...,
+        locked_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["read_write_id", b"read_write_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locked_for", b"locked_for", "read_write_id", b"read_write_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
