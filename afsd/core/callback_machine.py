@@ -42,7 +42,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Final
+from typing import Final, assert_never
 
 from afs.limits import (
     MAX_WAITING_CALLS_PER_HOST,
@@ -124,6 +124,11 @@ class CallBackMachine:
     def counters(self) -> Counter[str]:
         """How often things happened."""
         return self.deliveries.counters
+
+    @property
+    def sequence(self) -> int:
+        """The place in the break sequence that a promise given now would carry."""
+        return self._sequence
 
     # --- promises ---------------------------------------------------------------------------------
 
@@ -414,6 +419,8 @@ class CallBackMachine:
                         self.deliveries.forget(host)
                 case SweepDue():
                     self._sweep_slice(now)
+                case _:
+                    assert_never(thing)
         return self._take_out()
 
     def _sweep_slice(self, now: float) -> None:

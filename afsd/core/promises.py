@@ -88,19 +88,16 @@ class VolumePromises:
     def remove(self, key: int, session: Session) -> bool:
         """Takes one session's promise away. False if it has none."""
         segment_id = key >> _SEGMENT_SHIFT
-        segment = self.segments.get(segment_id)
-        entry = None if segment is None else segment.get(key)
-        if segment is None or entry is None:
-            return False
-        if isinstance(entry, CallBack):
-            if entry.session is not session:
-                return False
+        segment = self.segments.get(segment_id, {})
+        entry = segment.get(key)
+        if isinstance(entry, CallBack) and entry.session is session:
             del segment[key]
-        else:
-            if entry.pop(session, None) is None:
-                return False
+        elif isinstance(entry, dict) and session in entry:
+            del entry[session]
             if len(entry) == 1:
                 (segment[key],) = entry.values()
+        else:
+            return False
         if not segment:
             del self.segments[segment_id]
         self._uncount(session)
