@@ -114,13 +114,11 @@ RECONNECT_MIN_S: Final = 2.0
 RECONNECT_MAX_S: Final = 5.0
 # Wait before the first reconnect attempt; grows towards RECONNECT_MAX_S with each that fails.
 RECONNECT_FIRST_S: Final = 0.1
-# A peer that answers no HTTP/2 ping, sent after this long without traffic, for KEEPALIVE_TIMEOUT_S
-# is gone. Its sum is well below the channel lease, so that a dead connection is replaced before the
-# lease runs out.
-KEEPALIVE_TIME_S: Final = 2.0
-KEEPALIVE_TIMEOUT_S: Final = 2.0
-# Pings a server takes from one client: more often than this is a misbehaving peer.
-KEEPALIVE_LEAST_INTERVAL_S: Final = 0.5
+# A peer that is silent this long is sent an HTTP/2 ping, and is gone if it does not answer in time.
+# Longer than the time between two lease renewals, so that an attached client costs no pings; both
+# together below the channel lease, so that a dead connection is replaced before the lease ran out.
+KEEPALIVE_TIME_S: Final = 5.0
+KEEPALIVE_TIMEOUT_S: Final = 3.0
 # Calls and streams open at a time on one connection: bounds what one peer can make a server hold
 # (I7).
 MAX_CONCURRENT_STREAMS: Final = 1024

@@ -14,7 +14,6 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import (
-    KEEPALIVE_LEAST_INTERVAL_S,
     KEEPALIVE_TIME_S,
     KEEPALIVE_TIMEOUT_S,
     MAX_CONCURRENT_STREAMS,
@@ -30,7 +29,7 @@ from afs.runtime.listening import (
     split_tcp_address,
 )
 
-_SERVER_OPTIONS: Final[list[tuple[str, Any]]] = [
+_SERVER_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     # On by default: a second server would bind the same port silently and take half of the
     # connections.
     ("grpc.so_reuseport", 0),
@@ -45,11 +44,12 @@ _SERVER_OPTIONS: Final[list[tuple[str, Any]]] = [
     # says.
     ("grpc.http2.ping_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
     ("grpc.http2.max_pings_without_data", 0),
-    # Our clients ping as often as we do; the defaults would have the server hang up on them.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", int(KEEPALIVE_LEAST_INTERVAL_S * 1000)),
+    # Our clients ping as often as we do; by default the server would hang up on them. Without
+    # strikes, pings by which grpc measures a bulk transfer are not held against a client either.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
-]
+)
 
 _HEALTH_WATCH: Final = "/grpc.health.v1.Health/Watch"
 _REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
@@ -64,12 +64,19 @@ class DaemonServer:
 
     Args:
         interceptors: inside of our own `ErrorInterceptor`, outermost first.
+        options: gRPC channel arguments that override ours.
     """
 
-    def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> None:
+    def __init__(
+        self,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        *,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
         self._errors = ErrorInterceptor()
         self._server = grpc.aio.server(
-            interceptors=[self._errors, *interceptors], options=_SERVER_OPTIONS
+            interceptors=[self._errors, *interceptors],
+            options=list((dict(_SERVER_OPTIONS) | dict(options)).items()),
         )
         self._health = health.aio.HealthServicer()
         self._services: list[str] = []

@@ -88,9 +88,10 @@ async def serving(
     channel: Channel | None = None,
     addresses: Sequence[str] = ("127.0.0.1:0",),
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    options: Sequence[tuple[str, Any]] = (),
 ) -> AsyncIterator[tuple[DaemonServer, grpc.aio.Channel]]:
     """A server with these servicers, and a channel to its first address."""
-    server = DaemonServer(interceptors)
+    server = DaemonServer(interceptors, options=options)
     server.add(
         file_server_pb2_grpc.add_FileServerServicer_to_server, files or Scripted(), FILE_SERVER
     )
