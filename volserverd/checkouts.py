@@ -1,0 +1,201 @@
+"""The volumes we have taken from the fileserver, and how each goes back.
+
+Theory of operation
+    A volume is held from the moment NEEDVOLUME is sent: if the answer is lost, the fileserver may
+    have let go of it all the same. It is held until the fileserver has answered a give-back. A
+    give-back that got no answer becomes a debt: it is tried again until the fileserver answers,
+    whatever becomes of the operation that took the volume.
+
+    A fileserver that was restarted remembers no checkout. So whoever is about to change a volume on
+    disk `verify`s first: NEEDVOLUME once more. It is answered OK to the program that has the volume
+    already, and takes it anew from a fileserver that has forgotten (T24).
+
+    A volume that was off-line before it was taken goes back off-line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import GIVE_BACK_RETRY_FIRST_S, GIVE_BACK_RETRY_MAX_S
+from afs.v1 import fssync_pb2
+from volserverd.fssync_client import FssyncClient, FssyncUnreachableError, check
+
+_log = structlog.get_logger(__name__)
+
+# Answers to a give-back that leave nothing to be given: the volume is not ours any more.
+_NOT_OURS: Final = frozenset({AfsCode.VNOVOL, AfsCode.VBUSY})
+
+
+@dataclass(slots=True)
+class Checkout:
+    """One volume we hold. `left_off`: it goes back off-line. `gone`: it was deleted on disk."""
+
+    volume_id: int
+    partition: str
+    reason: fssync_pb2.FsyncReason.ValueType
+    left_off: bool = False
+    gone: bool = False
+
+
+class Checkouts:
+    """All volumes this volserver holds. See the module's theory of operation.
+
+    Args:
+        fssync: the fileserver.
+        now: steady seconds.
+    """
+
+    def __init__(self, fssync: FssyncClient, now: Callable[[], float]) -> None:
+        self._fssync = fssync
+        self._now = now
+        self._held: dict[int, Checkout] = {}
+        self._debts: dict[int, asyncio.Task[None]] = {}
+
+    def holds(self, volume_id: int) -> bool:
+        """True while the volume is taken by us, or may be."""
+        return volume_id in self._held
+
+    @property
+    def debts(self) -> list[int]:
+        """The volumes whose give-back has not been answered yet."""
+        return sorted(self._debts)
+
+    async def take(
+        self, volume_id: int, partition: str, reason: fssync_pb2.FsyncReason.ValueType
+    ) -> fssync_pb2.VolumeInfo:
+        """Takes a volume out of service, for us alone.
+
+        Raises:
+            AfsError: VNOVOL if the fileserver does not know it; VBUSY if another program has it;
+                VSALVAGE for a damaged one; FssyncUnreachableError: it may be taken.
+        """
+        before = await self._fssync.query(volume_id)
+        if before is None:
+            raise AfsError(AfsCode.VNOVOL, f"the fileserver has no volume {volume_id}")
+        debt = self._debts.pop(volume_id, None)
+        if debt is not None:
+            debt.cancel()
+        checkout = self._held.setdefault(volume_id, Checkout(volume_id, partition, reason))
+        checkout.reason = reason
+        if before.state == fssync_pb2.VOLUME_STATE_OFFLINE:
+            checkout.left_off = True
+        return await self._need(checkout)
+
+    async def verify(self, volume_id: int) -> None:
+        """Makes sure that the volume is still ours (T24); errors as `take`."""
+        await self._need(self._held[volume_id])
+
+    async def _need(self, checkout: Checkout) -> fssync_pb2.VolumeInfo:
+        answer = await self._fssync.command(
+            fssync_pb2.FSYNC_NEEDVOLUME, checkout.volume_id, checkout.partition, checkout.reason
+        )
+        try:
+            check(answer, checkout.volume_id)
+        except AfsError:
+            self._held.pop(checkout.volume_id, None)
+            raise
+        return answer.volume
+
+    def leave_off(self, volume_id: int, *, left_off: bool) -> None:
+        """Says how a held volume goes back: off-line, or into service."""
+        self._held[volume_id].left_off = left_off
+
+    def deleted(self, volume_id: int) -> None:
+        """Says that a held volume is gone from the disk: giving it back means saying so."""
+        self._held[volume_id].gone = True
+
+    async def give_back(self, volume_id: int) -> float:
+        """Gives a volume back; nothing is done if we do not hold it.
+
+        Returns:
+            Seconds until the fileserver acknowledged.
+
+        Raises:
+            AfsError: VSALVAGE, VIO … if the fileserver could not attach it: then it is in the error
+                state there. FssyncUnreachableError: it is tried again until there is an answer.
+        """
+        checkout = self._held.get(volume_id)
+        if checkout is None:
+            return 0.0
+        began = self._now()
+        try:
+            await self._return(checkout)
+        except FssyncUnreachableError:
+            self._owe(checkout)
+            raise
+        return self._now() - began
+
+    async def introduce(self, volume_id: int, partition: str) -> float:
+        """Has the fileserver serve a volume it does not know yet; seconds until it acknowledged.
+
+        Raises:
+            AfsError: what the fileserver found wrong; FssyncUnreachableError: it may serve it.
+        """
+        began = self._now()
+        answer = await self._fssync.command(fssync_pb2.FSYNC_VOL_ON, volume_id, partition)
+        check(answer, volume_id)
+        return self._now() - began
+
+    async def _return(self, checkout: Checkout) -> None:
+        volume_id = checkout.volume_id
+        command = fssync_pb2.FSYNC_VOL_ON
+        if checkout.gone:
+            command = fssync_pb2.FSYNC_VOL_DONE
+        elif checkout.left_off:
+            command = fssync_pb2.FSYNC_VOL_LEAVE_OFF
+        answer = await self._fssync.command(command, volume_id, checkout.partition)
+        # Any answer ends our holding it: it is in service, or in the fileserver's error state.
+        self._held.pop(volume_id, None)
+        try:
+            check(answer, volume_id)
+        except AfsError as error:
+            if checkout.gone and error.code is AfsCode.VNOVOL:
+                return
+            _log.warning(
+                "volume.give_back_refused",
+                volume=volume_id,
+                code=error.code.name,
+                detail=error.detail,
+            )
+            raise
+
+    def _owe(self, checkout: Checkout) -> None:
+        if checkout.volume_id not in self._debts:
+            _log.warning("volume.give_back_delayed", volume=checkout.volume_id)
+            self._debts[checkout.volume_id] = asyncio.create_task(self._settle(checkout))
+
+    async def _settle(self, checkout: Checkout) -> None:
+        """Tries to give back until the fileserver answers."""
+        wait_s = GIVE_BACK_RETRY_FIRST_S
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, GIVE_BACK_RETRY_MAX_S)
+            try:
+                await self._return(checkout)
+            except FssyncUnreachableError:
+                continue
+            except AfsError as error:
+                if error.code not in _NOT_OURS:
+                    _log.warning(
+                        "volume.give_back_failed",
+                        volume=checkout.volume_id,
+                        code=error.code.name,
+                        detail=error.detail,
+                    )
+            self._debts.pop(checkout.volume_id, None)
+            _log.info("volume.given_back", volume=checkout.volume_id)
+            return
+
+    async def close(self) -> None:
+        """Stops trying; what is still owed is given back by the next start."""
+        tasks = list(self._debts.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
