@@ -1,0 +1,109 @@
+"""A stand-in cell in this process for the commands to talk to, and a way to run them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from afs.runtime.server import DaemonServer
+from afs.v1 import (
+    file_server_pb2_grpc,
+    fssync_pb2_grpc,
+    vol_server_pb2_grpc,
+    volume_location_pb2_grpc,
+)
+from afs.volume.memory_store import MemoryVolume
+from afsctl.app import run
+from tests.afsctl.fake_services import (
+    FakeFileServer,
+    FakeFSSync,
+    FakeVolServer,
+    FakeVolumeLocation,
+    new_volume,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeCell:
+    """The services of a cell at one address, and the volume `home.kim` behind them."""
+
+    address: str
+    volume: MemoryVolume
+    file_server: FakeFileServer
+    vol_server: FakeVolServer
+    fssync: FakeFSSync
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Afsctl = Callable[..., Ended]
+
+
+@pytest.fixture
+def fake_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCell]:
+    """A stand-in cell, served from a thread; the environment names its address."""
+    ready: Future[tuple[FakeCell, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(ready)))
+    thread.start()
+    cell, loop, stop = ready.result()
+    for name in ("FILE_SERVER", "VOL_SERVER", "LOCATION", "FSSYNC"):
+        monkeypatch.setenv(f"AFS_{name}", cell.address)
+    monkeypatch.setenv("AFS_CELL_DIR", str(tmp_path / "no-cell"))
+    yield cell
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+
+
+@pytest.fixture
+def afsctl(capfd: pytest.CaptureFixture[str]) -> Afsctl:
+    """Runs a command line in this process."""
+
+    def command(*arguments: str | Path) -> Ended:
+        status = run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Ended(status, out, err)
+
+    return command
+
+
+async def _serve(
+    ready: Future[tuple[FakeCell, asyncio.AbstractEventLoop, asyncio.Event]],
+) -> None:
+    server = DaemonServer()
+    (address,) = await server.listen(["127.0.0.1:0"])
+    volume = new_volume("home.kim")
+    # Methods that afsctl does not call are not there; they answer UNIMPLEMENTED.
+    file_server = FakeFileServer(volume)  # type: ignore[abstract]
+    vol_server = FakeVolServer()  # type: ignore[abstract]
+    vldb = FakeVolumeLocation("home.kim", address)  # type: ignore[abstract]
+    cell = FakeCell(address, volume, file_server, vol_server, FakeFSSync())
+    server.add(
+        file_server_pb2_grpc.add_FileServerServicer_to_server, cell.file_server, "afs.v1.FileServer"
+    )
+    server.add(
+        vol_server_pb2_grpc.add_VolServerServicer_to_server, cell.vol_server, "afs.v1.VolServer"
+    )
+    server.add(fssync_pb2_grpc.add_FSSyncServicer_to_server, cell.fssync, "afs.v1.FSSync")
+    server.add(
+        volume_location_pb2_grpc.add_VolumeLocationServicer_to_server,
+        vldb,
+        "afs.v1.VolumeLocation",
+    )
+    await server.start()
+    stop = asyncio.Event()
+    ready.set_result((cell, asyncio.get_running_loop(), stop))
+    await stop.wait()
+    await server.stop(0)

@@ -1,0 +1,391 @@
+"""Stand-in services over a volume in memory, for real gRPC: the protocol without the daemons."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from afs.errors import AfsCode, AfsError
+from afs.types import Fid, SetStatus, Vnode, VnodeType, VolumeType
+from afs.v1 import (
+    file_server_pb2,
+    file_server_pb2_grpc,
+    fssync_pb2,
+    fssync_pb2_grpc,
+    types_pb2,
+    vol_server_pb2,
+    vol_server_pb2_grpc,
+    volume_location_pb2,
+    volume_location_pb2_grpc,
+)
+from afs.volume.memory_store import MemoryVolume
+from afs.volume.volume import (
+    CreateFile,
+    MakeDir,
+    MakeSymlink,
+    Mutation,
+    Outcome,
+    RemoveDir,
+    RemoveFile,
+    Rename,
+    SetVolumeFields,
+    StoreData,
+    StoreStatus,
+)
+from afs.wire import entries_to_wire, fid_from_wire, set_status_from_wire, status_to_wire
+
+VOLUME_ID = 536870913
+DUMP = [b"dump of ", b"a volume"]
+
+
+class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
+    """The FileServer methods that afsctl calls, on one volume in memory.
+
+    `failures` holds errors for the next calls of a method, by its name; each is used once.
+    """
+
+    def __init__(self, volume: MemoryVolume) -> None:
+        self.volume = volume
+        self.failures: dict[str, list[AfsError]] = {}
+        self.stores_running = 0
+        self.most_stores_running = 0
+
+    def _apply(self, method: str, mutation: Mutation) -> Outcome:
+        self._fail(method)
+        (answer,) = self.volume.apply([mutation])
+        if isinstance(answer, AfsError):
+            raise answer
+        return answer
+
+    def _fail(self, method: str) -> None:
+        if self.failures.get(method):
+            raise self.failures[method].pop(0)
+
+    def _vnode(self, mutation: Outcome) -> types_pb2.FileStatus:
+        assert mutation.vnode is not None
+        return status_to_wire(mutation.vnode)
+
+    async def FetchStatus(self, request: Any, context: Any) -> file_server_pb2.FetchStatusResponse:
+        if request.fid.volume != self.volume.volume_id:
+            raise AfsError(AfsCode.VNOVOL, f"no volume {request.fid.volume}")
+        vnode = self.volume.vnode(fid_from_wire(request.fid))
+        return file_server_pb2.FetchStatusResponse(status=status_to_wire(vnode))
+
+    async def BulkStatus(self, request: Any, context: Any) -> file_server_pb2.BulkStatusResponse:
+        return file_server_pb2.BulkStatusResponse(
+            results=[
+                file_server_pb2.BulkStatusResult(
+                    status=status_to_wire(self.volume.vnode(fid_from_wire(fid)))
+                )
+                for fid in request.fids
+            ]
+        )
+
+    async def Lookup(self, request: Any, context: Any) -> file_server_pb2.LookupResponse:
+        vnode = self.volume.lookup(fid_from_wire(request.directory), request.name)
+        return file_server_pb2.LookupResponse(status=status_to_wire(vnode))
+
+    async def ReadDir(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[file_server_pb2.ReadDirResponse]:
+        directory = fid_from_wire(request.directory)
+        status = status_to_wire(self.volume.vnode(directory))
+        yield file_server_pb2.ReadDirResponse(directory_status=status)
+        after = ""
+        while entries := self.volume.entries(directory, after, 3):
+            yield file_server_pb2.ReadDirResponse(entries=entries_to_wire(entries))
+            after = entries[-1].name
+
+    async def ReadLink(self, request: Any, context: Any) -> file_server_pb2.ReadLinkResponse:
+        fid = fid_from_wire(request.fid)
+        return file_server_pb2.ReadLinkResponse(
+            target=self.volume.read_link(fid), status=status_to_wire(self.volume.vnode(fid))
+        )
+
+    async def FetchData(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[file_server_pb2.FetchDataResponse]:
+        self._fail("FetchData")
+        with self.volume.snapshot(fid_from_wire(request.fid)) as snapshot:
+            yield file_server_pb2.FetchDataResponse(status=status_to_wire(snapshot.vnode))
+            offset = 0
+            while data := snapshot.read(offset, 1024 * 1024):
+                yield file_server_pb2.FetchDataResponse(data=data)
+                offset += len(data)
+                self._fail("FetchData in the middle")
+
+    async def StoreData(
+        self, requests: AsyncIterator[Any], context: Any
+    ) -> file_server_pb2.StoreDataResponse:
+        self.stores_running += 1
+        self.most_stores_running = max(self.stores_running, self.most_stores_running)
+        try:
+            first = await anext(requests)
+            fid = fid_from_wire(first.open.fid)
+            staged = self.volume.stage(fid, first.open.offset)
+            staged.write(first.data)
+            self._fail("StoreData in the middle")
+            async for request in requests:
+                staged.write(request.data)
+            staged.finish()
+            truncate_to = first.open.truncate_to if first.open.HasField("truncate_to") else None
+            set_status = set_status_from_wire(first.open.set_status)
+            change = StoreData(fid, staged, truncate_to, set_status)
+            return file_server_pb2.StoreDataResponse(
+                status=self._vnode(self._apply("StoreData", change))
+            )
+        finally:
+            self.stores_running -= 1
+
+    async def StoreStatus(self, request: Any, context: Any) -> file_server_pb2.StoreStatusResponse:
+        change = StoreStatus(fid_from_wire(request.fid), set_status_from_wire(request.set_status))
+        return file_server_pb2.StoreStatusResponse(
+            status=self._vnode(self._apply("StoreStatus", change))
+        )
+
+    async def CreateFile(self, request: Any, context: Any) -> file_server_pb2.CreateFileResponse:
+        change = CreateFile(*_new_entry(request))
+        return file_server_pb2.CreateFileResponse(
+            status=self._vnode(self._apply("CreateFile", change))
+        )
+
+    async def MakeDir(self, request: Any, context: Any) -> file_server_pb2.MakeDirResponse:
+        change = MakeDir(*_new_entry(request))
+        return file_server_pb2.MakeDirResponse(status=self._vnode(self._apply("MakeDir", change)))
+
+    async def Symlink(self, request: Any, context: Any) -> file_server_pb2.SymlinkResponse:
+        directory, name, set_status = _new_entry(request)
+        change = MakeSymlink(directory, name, request.target, set_status)
+        return file_server_pb2.SymlinkResponse(status=self._vnode(self._apply("Symlink", change)))
+
+    async def RemoveFile(self, request: Any, context: Any) -> file_server_pb2.RemoveFileResponse:
+        self._apply("RemoveFile", RemoveFile(fid_from_wire(request.directory), request.name))
+        return file_server_pb2.RemoveFileResponse()
+
+    async def RemoveDir(self, request: Any, context: Any) -> file_server_pb2.RemoveDirResponse:
+        self._apply("RemoveDir", RemoveDir(fid_from_wire(request.directory), request.name))
+        return file_server_pb2.RemoveDirResponse()
+
+    async def Rename(self, request: Any, context: Any) -> file_server_pb2.RenameResponse:
+        change = Rename(
+            fid_from_wire(request.old_directory),
+            request.old_name,
+            fid_from_wire(request.new_directory),
+            request.new_name,
+        )
+        self._apply("Rename", change)
+        return file_server_pb2.RenameResponse()
+
+    async def GetVolumeStatus(
+        self, request: Any, context: Any
+    ) -> file_server_pb2.GetVolumeStatusResponse:
+        return file_server_pb2.GetVolumeStatusResponse(status=self._volume_status())
+
+    async def SetVolumeStatus(
+        self, request: Any, context: Any
+    ) -> file_server_pb2.SetVolumeStatusResponse:
+        self._apply("SetVolumeStatus", SetVolumeFields(max_quota_kib=request.max_quota_kib))
+        return file_server_pb2.SetVolumeStatusResponse(status=self._volume_status())
+
+    def _volume_status(self) -> file_server_pb2.VolumeStatus:
+        header = self.volume.header()
+        return file_server_pb2.VolumeStatus(
+            volume=header.volume_id,
+            name=header.name,
+            type=types_pb2.VOLUME_TYPE_READ_WRITE,
+            online=True,
+            max_quota_kib=header.max_quota_kib,
+            used_kib=header.used_kib,
+            file_count=header.file_count,
+            partition_free_kib=1024 * 1024,
+            partition_size_kib=2 * 1024 * 1024,
+        )
+
+
+class FakeVolumeLocation(volume_location_pb2_grpc.VolumeLocationServicer):
+    """A VLDB with one volume."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.entry = location_entry(name, address)
+
+    async def GetEntry(self, request: Any, context: Any) -> volume_location_pb2.GetEntryResponse:
+        base = request.name.removesuffix(".backup").removesuffix(".readonly")
+        if base != self.entry.name and request.volume_id != VOLUME_ID:
+            raise AfsError(AfsCode.VNOVOL, f"no entry {request.name or request.volume_id}")
+        return volume_location_pb2.GetEntryResponse(entry=self.entry)
+
+    async def ListEntries(
+        self, request: Any, context: Any
+    ) -> volume_location_pb2.ListEntriesResponse:
+        entries = [self.entry] if request.after < self.entry.name else []
+        return volume_location_pb2.ListEntriesResponse(entries=entries)
+
+
+class FakeVolServer(vol_server_pb2_grpc.VolServerServicer):
+    """A volserver that answers as one with one volume would; `restored` is what it was sent."""
+
+    def __init__(self) -> None:
+        self.detail = vol_server_pb2.VolumeDetail(
+            volume_id=VOLUME_ID,
+            name="home.kim",
+            type=types_pb2.VOLUME_TYPE_READ_WRITE,
+            partition="vicepa",
+            read_write_id=VOLUME_ID,
+            state=fssync_pb2.VOLUME_STATE_ONLINE,
+            max_quota_kib=5000,
+            used_kib=1234,
+            file_count=17,
+            created_ns=1_700_000_000_000_000_000,
+        )
+        self.created: list[vol_server_pb2.CreateRequest] = []
+        self.restored: list[vol_server_pb2.RestoreRequest] = []
+        self.dump_fails = False
+
+    def _known(self, volume: str) -> vol_server_pb2.VolumeDetail:
+        if volume not in (self.detail.name, str(VOLUME_ID)):
+            raise AfsError(AfsCode.VNOVOL, f"there is no volume {volume!r}")
+        return self.detail
+
+    async def Create(self, request: Any, context: Any) -> vol_server_pb2.CreateResponse:
+        self.created.append(request)
+        if request.name == self.detail.name:
+            raise AfsError(AfsCode.VVOLEXISTS, f"a volume {request.name!r} exists")
+        return vol_server_pb2.CreateResponse(volume=self.detail)
+
+    async def Delete(self, request: Any, context: Any) -> vol_server_pb2.DeleteResponse:
+        return vol_server_pb2.DeleteResponse(volume_id=self._known(request.volume).volume_id)
+
+    async def Backup(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[vol_server_pb2.BackupResponse]:
+        detail = self._known(request.volume)
+        for done in range(3):
+            progress = vol_server_pb2.Progress(step="copying metadata", done=done, total=3)
+            yield vol_server_pb2.BackupResponse(progress=progress)
+        yield vol_server_pb2.BackupResponse(volume=detail)
+
+    async def Dump(self, request: Any, context: Any) -> AsyncIterator[vol_server_pb2.DumpResponse]:
+        self._known(request.volume)
+        for piece in DUMP:
+            yield vol_server_pb2.DumpResponse(data=piece)
+        if self.dump_fails:
+            raise AfsError(AfsCode.EIO, "chunk 7 is damaged")
+
+    async def Restore(
+        self, requests: AsyncIterator[Any], context: Any
+    ) -> vol_server_pb2.RestoreResponse:
+        self.restored = [request async for request in requests]
+        return vol_server_pb2.RestoreResponse(volume=self.detail, give_back_s=0.0021)
+
+    async def Offline(self, request: Any, context: Any) -> vol_server_pb2.OfflineResponse:
+        return vol_server_pb2.OfflineResponse(volume=self._known(request.volume))
+
+    async def Online(self, request: Any, context: Any) -> vol_server_pb2.OnlineResponse:
+        return vol_server_pb2.OnlineResponse(volume=self._known(request.volume), give_back_s=0.5)
+
+    async def SetFields(self, request: Any, context: Any) -> vol_server_pb2.SetFieldsResponse:
+        self._known(request.volume).max_quota_kib = request.max_quota_kib
+        return vol_server_pb2.SetFieldsResponse(volume=self.detail)
+
+    async def Examine(self, request: Any, context: Any) -> vol_server_pb2.ExamineResponse:
+        return vol_server_pb2.ExamineResponse(
+            volume=self._known(request.volume),
+            entry=location_entry("home.kim", "127.0.0.1:7000"),
+        )
+
+    async def ListVolumes(self, request: Any, context: Any) -> vol_server_pb2.ListVolumesResponse:
+        return vol_server_pb2.ListVolumesResponse(volumes=[self.detail])
+
+    async def ListPartitions(
+        self, request: Any, context: Any
+    ) -> vol_server_pb2.ListPartitionsResponse:
+        return vol_server_pb2.ListPartitionsResponse(
+            partitions=[
+                vol_server_pb2.PartitionInfo(name=name, size_kib=1000, free_kib=free_kib)
+                for name, free_kib in (("vicepa", 100), ("vicepb", 300), ("vicepc", 200))
+            ]
+        )
+
+    async def ListTransactions(
+        self, request: Any, context: Any
+    ) -> vol_server_pb2.ListTransactionsResponse:
+        return vol_server_pb2.ListTransactionsResponse()
+
+    async def EndTransaction(
+        self, request: Any, context: Any
+    ) -> vol_server_pb2.EndTransactionResponse:
+        raise AfsError(AfsCode.ENOENT, f"there is no transaction {request.transaction_id}")
+
+
+class FakeFSSync(fssync_pb2_grpc.FSSyncServicer):
+    """The fileserver's side of FSSync with one volume; `requests` is what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[fssync_pb2.VolumeOpRequest] = []
+        self.info = fssync_pb2.VolumeInfo(
+            volume_id=VOLUME_ID,
+            name="home.kim",
+            partition="vicepa",
+            state=fssync_pb2.VOLUME_STATE_CHECKED_OUT,
+            type=types_pb2.VOLUME_TYPE_READ_WRITE,
+            program="volserver",
+        )
+
+    async def VolumeOp(self, request: Any, context: Any) -> fssync_pb2.VolumeOpResponse:
+        self.requests.append(request)
+        if request.command == fssync_pb2.FSYNC_VOL_LISTVOLUMES:
+            return fssync_pb2.VolumeOpResponse(response=fssync_pb2.FSYNC_OK, volumes=[self.info])
+        if request.volume_id != VOLUME_ID:
+            return fssync_pb2.VolumeOpResponse(
+                response=fssync_pb2.FSYNC_UNKNOWN_VOLUME, detail="there is no such volume"
+            )
+        if request.command == fssync_pb2.FSYNC_NEEDVOLUME:
+            return fssync_pb2.VolumeOpResponse(
+                response=fssync_pb2.FSYNC_DENIED,
+                reason=fssync_pb2.FSYNC_EXCLUSIVE,
+                detail="volserver has it",
+            )
+        return fssync_pb2.VolumeOpResponse(
+            response=fssync_pb2.FSYNC_OK, volume=self.info, callbacks_marked=12
+        )
+
+
+def location_entry(name: str, address: str) -> vol_server_pb2.VolumeEntry:
+    """What the VLDB has of a volume with one site."""
+    site = vol_server_pb2.Site(
+        file_server=address,
+        vol_server=address,
+        partition="vicepa",
+        type=types_pb2.VOLUME_TYPE_READ_WRITE,
+    )
+    return vol_server_pb2.VolumeEntry(name=name, read_write_id=VOLUME_ID, sites=[site])
+
+
+def _new_entry(request: Any) -> tuple[Fid, str, SetStatus]:
+    return (
+        fid_from_wire(request.directory),
+        request.name,
+        set_status_from_wire(request.set_status),
+    )
+
+
+def new_volume(name: str) -> MemoryVolume:
+    """An empty read-write volume in memory."""
+    return MemoryVolume.create(VOLUME_ID, name, type=VolumeType.READ_WRITE)
+
+
+def find(volume: MemoryVolume, names: Sequence[str]) -> Vnode:
+    """The vnode at a path of a volume."""
+    vnode = volume.vnode(Fid(volume.volume_id, 1, 1))
+    for name in names:
+        vnode = volume.lookup(vnode.fid, name)
+    return vnode
+
+
+def contents(volume: MemoryVolume, names: Sequence[str]) -> bytes:
+    """The data of a file, or the target of a symbolic link, at a path of a volume."""
+    vnode = find(volume, names)
+    if vnode.type is VnodeType.SYMLINK:
+        return volume.read_link(vnode.fid).encode()
+    with volume.snapshot(vnode.fid) as snapshot:
+        return snapshot.read(0, vnode.length)
