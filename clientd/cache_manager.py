@@ -1,0 +1,14 @@
+"""CacheManager, the client's local door: the whole servicer, put together from its parts."""
+
+from __future__ import annotations
+
+from clientd.cache_manager_admin import AdminMethods
+from clientd.cache_manager_changes import ChangeMethods
+from clientd.cache_manager_reads import ReadMethods
+from clientd.cache_manager_status import StatusMethods
+
+SERVICE_NAME = "afs.v1.CacheManager"
+
+
+class CacheManager(ReadMethods, ChangeMethods, StatusMethods, AdminMethods):
+    """Serves every method of CacheManager."""

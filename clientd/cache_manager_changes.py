@@ -1,0 +1,83 @@
+"""CacheManager: Write, MakeDir, Remove, Rename and Symlink."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from afs.errors import AfsCode, AfsError
+from afs.v1 import cache_manager_pb2 as pb
+from afs.wire import set_status_from_wire, status_to_wire
+from clientd.services import Services
+
+T = TypeVar("T")
+
+
+class ChangeMethods:
+    """What changes files and directories; answered when it is durable at the fileserver."""
+
+    _services: Services
+
+    async def Write(
+        self, request_iterator: AsyncIterator[pb.WriteRequest], context: Any
+    ) -> pb.WriteResponse:
+        """Writes a file; all or nothing."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("open"):
+            raise AfsError(AfsCode.EINVAL, "the first message of Write: expected `open`")
+
+        async def data() -> AsyncIterator[bytes]:
+            if first.data:
+                yield first.data
+            async for request in request_iterator:
+                if request.HasField("open"):
+                    raise AfsError(
+                        AfsCode.EINVAL, "`open` in a later message of Write: expected data only"
+                    )
+                if request.data:
+                    yield request.data
+
+        vnode = await self._services.writing.write(first.open, data())
+        return pb.WriteResponse(status=status_to_wire(vnode))
+
+    async def MakeDir(
+        self, request: pb.CacheMakeDirRequest, context: Any
+    ) -> pb.CacheMakeDirResponse:
+        """Makes an empty directory."""
+        set_status = set_status_from_wire(request.set_status)
+        vnode = await self._to_the_end(
+            lambda: self._services.changes.make_dir(request.path, set_status)
+        )
+        return pb.CacheMakeDirResponse(status=status_to_wire(vnode))
+
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
+        """Removes what the path names."""
+        if request.recursive:
+            # May take long; ends with its caller.
+            await self._services.changes.remove(request.path, recursive=True)
+        else:
+            await self._to_the_end(
+                lambda: self._services.changes.remove(request.path, recursive=False)
+            )
+        return pb.RemoveResponse()
+
+    async def Rename(self, request: pb.CacheRenameRequest, context: Any) -> pb.CacheRenameResponse:
+        """Gives a vnode another name, in place of what had it."""
+        vnode = await self._to_the_end(
+            lambda: self._services.changes.rename(request.old_path, request.new_path)
+        )
+        return pb.CacheRenameResponse(status=status_to_wire(vnode))
+
+    async def Symlink(
+        self, request: pb.CacheSymlinkRequest, context: Any
+    ) -> pb.CacheSymlinkResponse:
+        """Makes a symbolic link."""
+        vnode = await self._to_the_end(
+            lambda: self._services.changes.make_symlink(request.path, request.target)
+        )
+        return pb.CacheSymlinkResponse(status=status_to_wire(vnode))
+
+    async def _to_the_end(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Makes a change whose outcome is taken in even if its caller goes away meanwhile."""
+        attempt = self._services.walk.attempt(change)
+        return await self._services.changes.to_the_end(attempt)

@@ -1,0 +1,32 @@
+"""Configuration of clientd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from afs.limits import CACHE_LIMIT_BYTES, MIB
+from afs.runtime.config import DaemonConfig
+
+# Less than this holds no useful part of anything.
+LEAST_CACHE_BYTES = MIB
+
+
+class ClientdConfig(DaemonConfig):
+    """Keys of clientd."""
+
+    listen: list[str] = Field(
+        ["127.0.0.1:7001"],
+        description="where CacheManager is served: host:port or unix:PATH; repeatable",
+        min_length=1,
+    )
+    location: str = Field(
+        "127.0.0.1:7003", description="address of the VolumeLocation service", min_length=1
+    )
+    cache_dir: Path = Field(
+        Path("var/cache"), description="directory of the cache and of the host's UUID"
+    )
+    cache_limit_bytes: int = Field(
+        CACHE_LIMIT_BYTES, description="bytes on disk that the cache may take", ge=LEAST_CACHE_BYTES
+    )

@@ -1,0 +1,247 @@
+"""One FetchData under way: a run of pieces of one file at one DataVersion. See `file_data`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Final
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import DATA_PIECE_BYTES
+from afs.types import Vnode
+from afs.v1 import file_server_pb2 as pb
+from afs.wire import fid_to_wire
+from clientd.disk_cache import DiskCache
+from clientd.fileserver_client import FileServerClient
+from clientd.journal import Journal
+from clientd.piece import PieceKey, piece_length
+from clientd.retry import PASSING
+from clientd.statuses import callback_of
+
+# How far a fetch runs ahead of its foremost reader: enough to hide the network from it.
+RUN_AHEAD_PIECES: Final = 16
+# A fetch that nobody follows ends after this long, and lets go of the fileserver's stream.
+PAUSE_S: Final = 2.0
+# Failures after which the rest of a run is not tried again without any progress in between.
+MAX_RESTARTS: Final = 3
+
+
+class DataFetch:
+    """Brings pieces `first` to `end` (exclusive).
+
+    Args:
+        server: whom to ask.
+        vnode: the file as the reader knows it; of another DataVersion nothing is delivered.
+        first: number of the first piece.
+        end: number after the last piece.
+        disk: where pieces are kept.
+        slots: bounds the fetches under way.
+        journal: counts and tells.
+    """
+
+    def __init__(
+        self,
+        server: FileServerClient,
+        vnode: Vnode,
+        first: int,
+        end: int,
+        *,
+        disk: DiskCache,
+        slots: asyncio.Semaphore,
+        journal: Journal,
+    ) -> None:
+        self.fid = vnode.fid
+        self._server = server
+        self._vnode = vnode
+        self._next = first
+        self._end = end
+        self._disk = disk
+        self._slots = slots
+        self._journal = journal
+        self._readers = 0
+        self._wanted = first
+        # Readers of pieces to come, and the event that one of them came or went.
+        self._waiting: dict[int, list[asyncio.Future[bytes | None]]] = {}
+        self._moved = asyncio.Event()
+        self._in_hand: tuple[int, bytes] | None = None
+        self._ended = False
+        self._failure: AfsError | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, on_end: Callable[[DataFetch], None]) -> None:
+        """Begins; `on_end` is called once, when it brings nothing more."""
+        self._task = asyncio.create_task(self._run(on_end))
+
+    async def stop(self) -> None:
+        """Ends it now."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- readers ---
+
+    def brings(self, data_version: int, number: int, distance: int) -> bool:
+        """True if it will bring the piece before long."""
+        at = self._in_hand[0] if self._in_hand is not None else self._next
+        return (
+            not self._ended
+            and data_version == self._vnode.data_version
+            and at <= number < min(self._end, at + distance)
+        )
+
+    def join(self) -> None:
+        """One more reader."""
+        self._readers += 1
+
+    def leave(self) -> None:
+        """One reader less."""
+        self._readers -= 1
+        self._moved.set()
+
+    def follow(self, number: int) -> None:
+        """A reader has come as far as this piece."""
+        self._wanted = max(self._wanted, number)
+        self._moved.set()
+
+    async def piece(self, number: int) -> bytes | None:
+        """The piece, when it comes; None if this fetch does not bring it (any more).
+
+        Raises:
+            AfsError: why the fetch failed.
+        """
+        self.follow(number)
+        if self._in_hand is not None and self._in_hand[0] == number:
+            return self._in_hand[1]
+        if self._failure is not None:
+            raise self._failure
+        if self._ended or number < self._next or number >= self._end:
+            return None
+        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(number, []).append(future)
+        return await future
+
+    # --- the fetch ---
+
+    async def _run(self, on_end: Callable[[DataFetch], None]) -> None:
+        try:
+            async with self._slots:
+                await self._bring_all()
+        except AfsError as error:
+            self._failure = error
+        finally:
+            self._ended = True
+            self._in_hand = None
+            on_end(self)
+            for futures in self._waiting.values():
+                for future in futures:
+                    if future.done():
+                        continue
+                    if self._failure is not None:
+                        future.set_exception(self._failure)
+                    else:
+                        future.set_result(None)
+
+    async def _bring_all(self) -> None:
+        """Fetches the run; goes on where it broke off when the fileserver went away under it."""
+        restarts = 0
+        while self._next < self._end and self._readers:
+            before = self._next
+            try:
+                await self._bring()
+                return
+            except AfsError as error:
+                restarts = 0 if self._next > before else restarts + 1
+                if error.code not in PASSING or restarts > MAX_RESTARTS:
+                    raise
+
+    async def _bring(self) -> None:
+        """One FetchData, from the next piece on."""
+        self._journal.count("fetch_data_calls")
+        offset = self._next * DATA_PIECE_BYTES
+        length = min(self._end * DATA_PIECE_BYTES, self._vnode.length) - offset
+        request = pb.FetchDataRequest(fid=fid_to_wire(self.fid), offset=offset, length=length)
+        begun = False
+        piece = bytearray()
+        async with aclosing(self._server.stream(self._server.stub.FetchData, request)) as messages:
+            async for message, ticket in messages:
+                if not begun:
+                    begun = True
+                    vnode, _ = self._server.take_in(message.status, callback_of(message), ticket)
+                    self._check(vnode)
+                rest = memoryview(message.data)
+                while rest:
+                    size = piece_length(self._vnode.length, self._next)
+                    if self._next >= self._end or not size:
+                        raise self._misfit("more data than was asked for")
+                    taken = rest[: size - len(piece)]
+                    # Pieces mostly come whole; then they are not copied.
+                    if len(taken) == size == len(message.data):
+                        data = message.data
+                    else:
+                        piece += taken
+                        data = bytes(piece) if len(piece) == size else b""
+                    rest = rest[len(taken) :]
+                    if data:
+                        piece.clear()
+                        if not await self._deliver(data):
+                            return
+        if self._next < self._end:
+            raise self._misfit("less data than the file has")
+
+    def _check(self, vnode: Vnode) -> None:
+        if vnode.data_version != self._vnode.data_version:
+            raise AfsError(
+                AfsCode.EAGAIN,
+                f"{self.fid} changed while it was read: read it again from the start",
+            )
+
+    def _misfit(self, what: str) -> AfsError:
+        return AfsError(
+            AfsCode.VIO, f"fileserver {self._server.address} sent {what} for {self.fid}"
+        )
+
+    async def _deliver(self, data: bytes) -> bool:
+        """Hands the next piece to those who wait for it and keeps it; False to end here."""
+        number = self._next
+        self._journal.count("bytes_fetched", len(data))
+        self._in_hand = (number, data)
+        taken = self._hand_out(number, data)
+        kept = await self._disk.put(PieceKey(self.fid, self._vnode.data_version, number), data)
+        if not kept:
+            taken = self._hand_out(number, data) or taken or await self._is_taken(number, data)
+        self._next = number + 1
+        self._in_hand = None
+        if not kept and not taken:
+            # Nobody came for it, and it cannot be kept: whoever wants it fetches it again.
+            return False
+        return await self._is_followed()
+
+    def _hand_out(self, number: int, data: bytes) -> bool:
+        futures = [future for future in self._waiting.pop(number, []) if not future.done()]
+        for future in futures:
+            future.set_result(data)
+        return bool(futures)
+
+    async def _is_taken(self, number: int, data: bytes) -> bool:
+        """Waits until somebody asks for the piece in hand; False if nobody does."""
+        return await self._wait_for(lambda: self._wanted >= number) and (
+            self._hand_out(number, data) or True
+        )
+
+    async def _is_followed(self) -> bool:
+        """Waits until a reader is near; False if none is."""
+        return await self._wait_for(lambda: self._next - self._wanted <= RUN_AHEAD_PIECES)
+
+    async def _wait_for(self, condition: Callable[[], bool]) -> bool:
+        """True as soon as the condition holds; False when all readers left, or after PAUSE_S."""
+        try:
+            async with asyncio.timeout(PAUSE_S):
+                while self._readers:
+                    if condition():
+                        return True
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            pass
+        return False

@@ -1,0 +1,123 @@
+"""Data of files: from the disk cache, or fetched once for all who read it, in bounded memory.
+
+Theory of operation
+    A file is read in pieces of 1 MiB, all of one DataVersion. A piece that is on disk is taken from
+    there. Otherwise a `DataFetch` brings a run of pieces, from the one wanted to the last one the
+    reader wants or the first that is on disk already; readers nearby join it.
+
+    A fetch hands each piece to the readers that wait for it, then keeps it on disk, then goes on.
+    It holds one piece in memory. It does not run further ahead of its readers than
+    RUN_AHEAD_PIECES, and where the disk takes nothing (full, or broken) not at all; when nobody
+    follows it for PAUSE_S it ends, so that a slow reader holds no stream of the fileserver open,
+    and the reader begins another one. Nobody left: it ends.
+
+    If the file turns out to have another DataVersion than the reader began with, the reader
+    gets EAGAIN: what it was given so far and what would follow do not belong together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from afs.limits import DATA_PIECE_BYTES
+from afs.types import Fid, Vnode
+from clientd.data_fetch import DataFetch
+from clientd.disk_cache import DiskCache
+from clientd.fileserver_client import FileServerClient
+from clientd.journal import Journal
+from clientd.piece import PieceKey, piece_count
+
+# A reader joins a fetch that will be where it wants within so many pieces.
+JOIN_DISTANCE_PIECES: Final = 8
+# Fetches under way at a time; each holds a piece or two in memory.
+MAX_FETCHES: Final = 32
+
+
+class FileData:
+    """Reads files' data.
+
+    Args:
+        disk: what is cached.
+        journal: counts.
+    """
+
+    def __init__(self, disk: DiskCache, journal: Journal) -> None:
+        self._disk = disk
+        self._journal = journal
+        self._fetches: dict[Fid, list[DataFetch]] = {}
+        self._slots = asyncio.Semaphore(MAX_FETCHES)
+
+    async def stop(self) -> None:
+        """Ends all fetches."""
+        fetches = [fetch for running in self._fetches.values() for fetch in running]
+        await asyncio.gather(*(fetch.stop() for fetch in fetches))
+
+    async def read(
+        self, server: FileServerClient, vnode: Vnode, offset: int, length: int
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields the bytes from `offset`, at most `length`, of the file as `vnode` describes it.
+
+        To be closed by who uses it (`aclosing`).
+
+        Raises:
+            AfsError: EAGAIN if the file changed under way; else as FetchData.
+        """
+        end = min(vnode.length, offset + length)
+        if offset >= end:
+            return
+        first, last = offset // DATA_PIECE_BYTES, (end - 1) // DATA_PIECE_BYTES
+        joined: DataFetch | None = None
+        try:
+            for number in range(first, last + 1):
+                data = await self._disk.take(PieceKey(vnode.fid, vnode.data_version, number))
+                if joined is not None:
+                    if data is None:
+                        data = await joined.piece(number)
+                    else:
+                        joined.follow(number)
+                while data is None:
+                    if joined is not None:
+                        joined.leave()
+                        joined = None
+                    joined = self._join(server, vnode, number, last)
+                    data = await joined.piece(number)
+                start = number * DATA_PIECE_BYTES
+                yield data[max(0, offset - start) : end - start]
+        finally:
+            if joined is not None:
+                joined.leave()
+
+    def is_cached(self, vnode: Vnode, offset: int, length: int) -> bool:
+        """True if all the data asked for is on disk."""
+        end = min(vnode.length, offset + length)
+        first, last = offset // DATA_PIECE_BYTES, piece_count(end)
+        return all(
+            self._disk.has(PieceKey(vnode.fid, vnode.data_version, number))
+            for number in range(first, last)
+        )
+
+    def _join(self, server: FileServerClient, vnode: Vnode, number: int, last: int) -> DataFetch:
+        """The fetch that brings the piece soon, one begun now if there is none."""
+        running = self._fetches.setdefault(vnode.fid, [])
+        for fetch in running:
+            if fetch.brings(vnode.data_version, number, JOIN_DISTANCE_PIECES):
+                fetch.join()
+                return fetch
+        end = number + 1
+        while end <= last and not self._disk.has(PieceKey(vnode.fid, vnode.data_version, end)):
+            end += 1
+        fetch = DataFetch(
+            server, vnode, number, end, disk=self._disk, slots=self._slots, journal=self._journal
+        )
+        running.append(fetch)
+        fetch.join()
+        fetch.start(self._ended)
+        return fetch
+
+    def _ended(self, fetch: DataFetch) -> None:
+        running = self._fetches[fetch.fid]
+        running.remove(fetch)
+        if not running:
+            del self._fetches[fetch.fid]

@@ -1,0 +1,82 @@
+"""The parts of the client that its servicers use, made once and wired together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from afs.runtime.clock import Clock
+from clientd.changes import Changes
+from clientd.core.cache import VnodeCache
+from clientd.directories import Directories
+from clientd.disk_cache import DiskCache
+from clientd.file_data import FileData
+from clientd.fileservers import FileServers
+from clientd.journal import Journal
+from clientd.path_walk import PathWalk
+from clientd.statuses import Statuses
+from clientd.volume_location import VolumeLocation
+from clientd.writing import Writing
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything behind the servicers; made in the event loop."""
+
+    host_uuid: str
+    clock: Clock
+    journal: Journal
+    cache: VnodeCache
+    disk: DiskCache
+    location: VolumeLocation
+    servers: FileServers
+    statuses: Statuses
+    directories: Directories
+    data: FileData
+    walk: PathWalk
+    changes: Changes
+    writing: Writing
+
+    @classmethod
+    def wire(
+        cls,
+        *,
+        host_uuid: str,
+        location_address: str,
+        disk: DiskCache,
+        clock: Clock,
+        journal: Journal,
+    ) -> Services:
+        """Makes all parts around a disk cache."""
+        cache = VnodeCache()
+        location = VolumeLocation(location_address, clock=clock, journal=journal)
+        servers = FileServers(
+            host_uuid=host_uuid, cache=cache, location=location, clock=clock, journal=journal
+        )
+        statuses = Statuses(cache, servers, journal)
+        directories = Directories(cache, servers, statuses, journal)
+        walk = PathWalk(cache, location, servers, statuses, directories)
+        changes = Changes(cache, disk, servers, walk, directories, journal)
+        return cls(
+            host_uuid=host_uuid,
+            clock=clock,
+            journal=journal,
+            cache=cache,
+            disk=disk,
+            location=location,
+            servers=servers,
+            statuses=statuses,
+            directories=directories,
+            data=FileData(disk, journal),
+            walk=walk,
+            changes=changes,
+            writing=Writing(cache, disk, walk, statuses, servers, changes, journal),
+        )
+
+    async def stop(self) -> None:
+        """Stops everything, in the order of use; the cache is complete on disk afterwards."""
+        await self.changes.stop()
+        await self.data.stop()
+        await self.servers.stop()
+        await self.location.close()
+        self.journal.hub.close()
+        await self.disk.close()
