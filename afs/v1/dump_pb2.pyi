@@ -64,6 +64,8 @@ Global___DumpHeader: _TypeAlias = DumpHeader  # noqa: Y015
 
 @_typing.final
 class DumpVnode(_message.Message):
+    """Vnodes come in order of their numbers. Long directories and files go on in further messages that have no status."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
@@ -73,13 +75,13 @@ class DumpVnode(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     symlink_target: _builtins.str
     inline_data: _builtins.bytes
-    """Small files: the data itself. Larger ones: the hashes (BLAKE3, 32 bytes) of their chunks in order."""
+    """Small files: the data itself. Larger ones: their chunks in order; what no chunk covers is zero."""
     @_builtins.property
     def status(self) -> _types_pb2.FileStatus: ...
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.DirectoryEntry]: ...
     @_builtins.property
-    def chunks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DumpChunkRef]: ...
     def __init__(
         self,
         *,
@@ -87,7 +89,7 @@ class DumpVnode(_message.Message):
         symlink_target: _builtins.str = ...,
         entries: _abc.Iterable[_types_pb2.DirectoryEntry] | None = ...,
         inline_data: _builtins.bytes = ...,
-        chunks: _abc.Iterable[_builtins.bytes] | None = ...,
+        chunks: _abc.Iterable[Global___DumpChunkRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -96,6 +98,36 @@ class DumpVnode(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DumpVnode: _TypeAlias = DumpVnode  # noqa: Y015
+
+@_typing.final
+class DumpChunkRef(_message.Message):
+    """One chunk of a file; the chunk itself came before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Which MiB of the file it is, from 0."""
+    hash: _builtins.bytes
+    """BLAKE3, 32 bytes."""
+    size: _builtins.int
+    """How many of its leading bytes count; what follows is zero."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "position", b"position", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpChunkRef: _TypeAlias = DumpChunkRef  # noqa: Y015
 
 @_typing.final
 class DumpChunk(_message.Message):

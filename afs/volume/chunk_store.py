@@ -288,6 +288,15 @@ def disk_error(error: OSError, what: str) -> AfsError:
     return AfsError(AfsCode.VIO, f"{what}: {os.strerror(error.errno or errno.EIO)}")
 
 
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turns what a failing system call raises in its body into AfsError: VDISKFULL, else VIO."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, "the partition cannot be used") from error
+
+
 def _sync_and_close(fd: int) -> None:
     try:
         os.fsync(fd)

@@ -22,7 +22,7 @@ from afs.limits import KIB
 from afs.runtime.files import fsync_dir
 from afs.types import VolumeHeader, VolumeType
 from afs.volume import sqlite_tables as rows
-from afs.volume.chunk_store import disk_error
+from afs.volume.chunk_store import disk_error, disk_errors
 from afs.volume.flock import FileLock
 from afs.volume.namespace import check_volume_name, new_header, new_volume
 from afs.volume.seal import check_seal
@@ -137,7 +137,7 @@ class Partition:
             volume_id, name, type, read_write_id, max_quota_kib, secrets.token_hex(8), clock_ns()
         )
         group = self._group(header.read_write_id)
-        with _disk_errors():
+        with disk_errors():
             group.make()
             lock = self._take(group, volume_id)
             try:
@@ -172,7 +172,7 @@ class Partition:
         """
         check_volume_name(name)
         group = self._group(source.header().read_write_id)
-        with _disk_errors():
+        with disk_errors():
             existing = self._path(volume_id)
             if existing is not None and (
                 existing.parent != group.path or volume_id == source.header().read_write_id
@@ -198,17 +198,17 @@ class Partition:
         group = self._find(volume_id)
         lock = self._take(group, volume_id)
         try:
-            with _disk_errors():
+            with disk_errors():
                 group.discard(group.database(volume_id))
                 group.chunks.clear_leftovers(str(volume_id))
         finally:
             lock.release(remove=True)
-        with _disk_errors():
+        with disk_errors():
             group.remove_if_empty()
 
     def usage(self) -> PartitionUsage:
         """The partition's size and what is free of it."""
-        with _disk_errors():
+        with disk_errors():
             room = os.statvfs(self.path)
         return PartitionUsage(
             room.f_blocks * room.f_frsize // KIB, room.f_bavail * room.f_frsize // KIB
@@ -224,7 +224,7 @@ class Partition:
         self, group: VolumeGroup, volume_id: int, lock: FileLock, clock_ns: Callable[[], int]
     ) -> SqliteVolume:
         path = group.database(volume_id)
-        with _disk_errors():
+        with disk_errors():
             check_header(path)
             clean = check_seal(path)
             if not clean:
@@ -244,7 +244,7 @@ class Partition:
                 f"the database of volume {volume_id} says it is volume {volume.volume_id}",
             )
         if not clean:
-            with _disk_errors(), group.chunks.lock(exclusive=True):
+            with disk_errors(), group.chunks.lock(exclusive=True):
                 leftovers = group.chunks.clear_leftovers(str(volume_id))
             volume.add_strays(leftovers)
         return volume
@@ -297,6 +297,11 @@ class Partition:
             rows.write_state(connection, replace(state, header=header))
             connection.execute("COMMIT")
 
+    def group_for(self, volume_id: int) -> VolumeGroup:
+        """The group a volume is in, or would be made in as a read-write volume."""
+        path = self._path(volume_id)
+        return self._group(int(path.parent.name) if path else volume_id)
+
     def _group(self, read_write_id: int) -> VolumeGroup:
         # One object a group, so that the pins of all its volumes are in one place.
         with self._groups_lock:
@@ -339,11 +344,3 @@ def _closing(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
     finally:
         connection.close()
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, "the partition cannot be used") from error

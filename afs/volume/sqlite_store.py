@@ -251,6 +251,23 @@ class SqliteVolume(Volume):
                     connection.execute("ROLLBACK")
                 self._put_back(connection)
 
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[Moment]:
+        """As `reading`, for as long as it takes: no chunk of that moment is collected meanwhile."""
+        with contextlib.ExitStack() as stack:
+            with self._write_lock:
+                moment = stack.enter_context(self.reading())
+                # The moment begins with the first look.
+                rows.read_state(moment.connection)
+                digests = rows.read_hashes(moment.connection)
+                self.chunks.pin(digests)
+            stack.callback(self._let_go, digests)
+            yield moment
+
+    def now_ns(self) -> int:
+        """The wall clock the volume goes by, nanoseconds since the Unix epoch."""
+        return self._clock_ns()
+
     def load_vnode(self, moment: Moment, fid: Fid) -> Vnode | None:
         """The vnode as of a moment; None if there is none. Kept in memory if nothing was committed since."""
         if fid.volume != self.volume_id:
@@ -272,8 +289,7 @@ class SqliteVolume(Volume):
 
     def unpin(self, refs: Mapping[int, ChunkRef]) -> None:
         """Takes a pin back."""
-        self.chunks.unpin(ref.hash for ref in refs.values())
-        self._unpinned = True
+        self._let_go([ref.hash for ref in refs.values()])
 
     def read_chunk(self, ref: ChunkRef) -> bytes:
         """The bytes of a chunk that count, verified."""
@@ -298,6 +314,10 @@ class SqliteVolume(Volume):
     def _check_open(self) -> None:
         if self._closed:
             raise AfsError(AfsCode.VOFFLINE, f"volume {self.volume_id} is detached")
+
+    def _let_go(self, digests: Sequence[bytes]) -> None:
+        self.chunks.unpin(digests)
+        self._unpinned = True
 
     def _require_directory(self, fid: Fid) -> None:
         vnode = self.vnode(fid)

@@ -148,6 +148,17 @@ def read_vnodes(connection: sqlite3.Connection, volume_id: int) -> Iterator[Vnod
         yield _vnode(volume_id, row)
 
 
+def read_vnodes_in_slices(
+    connection: sqlite3.Connection, volume_id: int, count: int
+) -> Iterator[list[Vnode]]:
+    """All vnodes by number, `count` at a time; those handed out may be changed meanwhile."""
+    query = f"SELECT {_VNODE_COLUMNS} FROM vnodes WHERE vnode > ? ORDER BY vnode LIMIT ?"
+    after = 0
+    while found := connection.execute(query, (after, count)).fetchall():
+        yield [_vnode(volume_id, row) for row in found]
+        after = found[-1][0]
+
+
 def read_entry(
     connection: sqlite3.Connection, volume_id: int, directory: int, name: str
 ) -> DirectoryEntry | None:
@@ -169,6 +180,19 @@ def read_entries(
         (directory, after, limit),
     )
     return [_entry(volume_id, row) for row in rows]
+
+
+def iterate_entries(
+    connection: sqlite3.Connection, volume_id: int, directory: int
+) -> Iterator[DirectoryEntry]:
+    """All entries of a directory, in the order of `read_entries`, each verified."""
+    rows = connection.execute(
+        "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries"
+        " WHERE directory = ? ORDER BY name",
+        (directory,),
+    )
+    for row in rows:
+        yield _entry(volume_id, row)
 
 
 def read_inline(connection: sqlite3.Connection, number: int) -> bytes:
@@ -216,6 +240,11 @@ def is_referenced(connection: sqlite3.Connection, digest: bytes, *, garbage_coun
         query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = ?) OR EXISTS (SELECT 1 FROM garbage WHERE hash = ?)"
         parameters = (digest, digest)
     return bool(connection.execute(query, parameters).fetchone()[0])
+
+
+def read_hashes(connection: sqlite3.Connection) -> list[bytes]:
+    """The hashes of all chunks that files of this volume use, each once."""
+    return [row[0] for row in connection.execute("SELECT DISTINCT hash FROM chunks")]
 
 
 def read_garbage(connection: sqlite3.Connection, after: bytes, limit: int) -> list[bytes]:
@@ -301,22 +330,54 @@ def write_edit(connection: sqlite3.Connection, number: int, edit: FileEdit) -> N
     )
 
 
+def add_contents(
+    connection: sqlite3.Connection,
+    *,
+    vnodes: Iterable[Vnode] = (),
+    entries: Iterable[tuple[int, DirectoryEntry]] = (),
+    inline: Iterable[tuple[int, bytes]] = (),
+    chunks: Iterable[tuple[int, int, ChunkRef]] = (),
+) -> None:
+    """Inserts rows that must not be there yet (sqlite3.IntegrityError), for a volume that is being made.
+
+    Args:
+        connection: a transaction open.
+        vnodes: the vnodes.
+        entries: (vnode number of the directory, entry).
+        inline: (vnode number, bytes or target).
+        chunks: (vnode number, position, chunk).
+    """
+    connection.executemany(
+        "INSERT INTO vnodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        map(_vnode_row, vnodes),
+    )
+    connection.executemany(
+        "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", map(_entry_row, entries)
+    )
+    connection.executemany(
+        "INSERT INTO inline_data VALUES (?, ?, ?)",
+        ((number, data, checksum("inline_data", number, data)) for number, data in inline),
+    )
+    connection.executemany(
+        "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
+        (_chunk_row(number, position, ref) for number, position, ref in chunks),
+    )
+
+
+def add_garbage(connection: sqlite3.Connection, digests: Iterable[bytes]) -> None:
+    """Notes chunks to be collected, if nothing refers to them."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO garbage VALUES (?)", ((digest,) for digest in digests)
+    )
+
+
 def write_chunk_refs(
     connection: sqlite3.Connection, number: int, refs: Iterable[tuple[int, ChunkRef]]
 ) -> None:
     """Inserts chunks of a file: (position, chunk)."""
     connection.executemany(
         "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)",
-        (
-            (
-                number,
-                position,
-                ref.hash,
-                ref.size,
-                checksum("chunks", number, position, ref.hash, ref.size),
-            )
-            for position, ref in refs
-        ),
+        (_chunk_row(number, position, ref) for position, ref in refs),
     )
 
 
@@ -385,3 +446,8 @@ def _entry_row(keyed: tuple[int, DirectoryEntry]) -> tuple[int | str | bytes, ..
     directory, entry = keyed
     values = (directory, entry.name, entry.fid.vnode, entry.fid.uniquifier, int(entry.type))
     return (*values, checksum("entries", *values))
+
+
+def _chunk_row(number: int, position: int, ref: ChunkRef) -> tuple[int | bytes, ...]:
+    values = (number, position, ref.hash, ref.size)
+    return (*values, checksum("chunks", *values))

@@ -49,10 +49,8 @@ class BufferedStagedData(GridStagedData):
             at = self.offset + self.length
             room = CHUNK_BYTES - at % CHUNK_BYTES
             if not self._buffer and at % CHUNK_BYTES == 0 and len(view) >= CHUNK_BYTES:
-                # A whole chunk at once is not copied.
-                self._take_chunk(
-                    at // CHUNK_BYTES, bytes(view[:CHUNK_BYTES]) if len(view) != len(data) else data
-                )
+                whole = data if len(data) == CHUNK_BYTES else bytes(view[:CHUNK_BYTES])
+                self._take_chunk(at // CHUNK_BYTES, whole)
             else:
                 self._buffer += view[:room]
                 if len(view) >= room:

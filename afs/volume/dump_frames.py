@@ -1,0 +1,149 @@
+"""The framing of a dump: a stream of frames that shows where it was cut or changed.
+
+Format, version 1. All numbers little-endian.
+    start     the 16 bytes of MAGIC, then the version in 4 bytes
+    frame     kind (1 byte), length of the payload (4 bytes), payload, and the first 8 bytes of the BLAKE3 over
+              kind, length and payload
+    kinds     HEADER once and first; VNODE, MORE and CHUNK as described in `dump`; TRAILER once and last
+    end       nothing follows the TRAILER; it holds the BLAKE3 over every byte before its frame
+
+The payloads are the messages of `proto/afs/v1/dump.proto`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import CHUNK_BYTES, KIB
+
+MAGIC: Final = b"laterfs dump\r\n\x1a\n"
+VERSION: Final = 1
+# A chunk and what wraps it; also bounds what a reader holds in memory of a hostile dump.
+MAX_PAYLOAD_BYTES: Final = CHUNK_BYTES + 64 * KIB
+
+_START: Final = struct.Struct(f"<{len(MAGIC)}sI")
+_FRAME: Final = struct.Struct("<BI")
+_CHECKSUM_BYTES: Final = 8
+
+
+class FrameKind(IntEnum):
+    """What a frame holds."""
+
+    HEADER = 1
+    VNODE = 2
+    MORE = 3
+    CHUNK = 4
+    TRAILER = 5
+
+
+class Frame(NamedTuple):
+    """One frame, and the BLAKE3 over every byte of the dump before it."""
+
+    kind: FrameKind
+    payload: bytes
+    digest_before: bytes
+
+
+class FrameWriter:
+    """Makes the bytes of a dump."""
+
+    def __init__(self) -> None:
+        self._digest = blake3()
+
+    def start(self) -> bytes:
+        """What a dump begins with."""
+        return self._count(_START.pack(MAGIC, VERSION))
+
+    def frame(self, kind: FrameKind, payload: bytes) -> bytes:
+        """One frame."""
+        assert len(payload) <= MAX_PAYLOAD_BYTES
+        body = _FRAME.pack(kind, len(payload)) + payload
+        return self._count(body + blake3(body).digest(length=_CHECKSUM_BYTES))
+
+    @property
+    def digest(self) -> bytes:
+        """The BLAKE3 (32 bytes) over all bytes so far."""
+        return self._digest.digest()
+
+    def _count(self, data: bytes) -> bytes:
+        self._digest.update(data)
+        return data
+
+
+class FrameReader:
+    """Takes the bytes of a dump as they come, and hands out the frames that are whole and undamaged.
+
+    Holds at most one frame and the bytes of one `feed` in memory.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._digest = blake3()
+        self._started = False
+        self._ended = False
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete with these bytes; to be taken before the next `feed`.
+
+        Raises:
+            AfsError: EINVAL for what is no dump, or a damaged one.
+        """
+        self._buffer += data
+        if not self._started:
+            if len(self._buffer) < _START.size:
+                return
+            self._check_start()
+        while (frame := self._next()) is not None:
+            yield frame
+        if self._ended and self._buffer:
+            raise bad_dump("bytes follow its end")
+
+    def end(self) -> None:
+        """To be called after the last byte; EINVAL if the dump is not complete."""
+        if not self._ended:
+            raise bad_dump("it ends too early")
+
+    def _check_start(self) -> None:
+        magic, version = _START.unpack_from(self._buffer)
+        if magic != MAGIC:
+            raise bad_dump("it does not begin as one")
+        if version != VERSION:
+            raise bad_dump(f"its version is {version}: expected {VERSION}")
+        self._take(_START.size)
+        self._started = True
+
+    def _next(self) -> Frame | None:
+        if self._ended or len(self._buffer) < _FRAME.size:
+            return None
+        kind, length = _FRAME.unpack_from(self._buffer)
+        if length > MAX_PAYLOAD_BYTES:
+            raise bad_dump(f"a frame of {length} bytes: expected at most {MAX_PAYLOAD_BYTES}")
+        end = _FRAME.size + length
+        if len(self._buffer) < end + _CHECKSUM_BYTES:
+            return None
+        body = bytes(self._buffer[:end])
+        found = bytes(self._buffer[end : end + _CHECKSUM_BYTES])
+        if blake3(body).digest(length=_CHECKSUM_BYTES) != found:
+            raise bad_dump("a frame is damaged: its checksum is wrong")
+        try:
+            frame = Frame(FrameKind(kind), body[_FRAME.size :], self._digest.digest())
+        except ValueError:
+            raise bad_dump(f"a frame of the unknown kind {kind}") from None
+        self._take(end + _CHECKSUM_BYTES)
+        self._ended = frame.kind is FrameKind.TRAILER
+        return frame
+
+    def _take(self, size: int) -> None:
+        self._digest.update(self._buffer[:size])
+        del self._buffer[:size]
+
+
+def bad_dump(detail: str) -> AfsError:
+    """The error for a dump that cannot be restored."""
+    return AfsError(AfsCode.EINVAL, f"bad dump: {detail}")

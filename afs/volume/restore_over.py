@@ -1,0 +1,109 @@
+"""What restored contents take over from the volume they replace, so that no client takes old data for new.
+
+V1  Id, name, type, group, incarnation, quota, creation time and what was said about being offline stay.
+V2  change_counter grows; next_vnode and next_uniquifier are the larger of both: no Fid is ever given twice.
+V3  A vnode with the same Fid, type and contents keeps its DataVersion; every other one gets a DataVersion that
+    no vnode of the volume ever had. So a client that asks again refetches exactly what changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from afs.errors import AfsCode, AfsError
+from afs.volume import sqlite_tables as rows
+from afs.volume.change_set import VolumeState
+from afs.volume.sqlite_errors import afs_errors
+
+_CHUNK_COLUMNS: Final = "vnode, position, hash, size"
+_ENTRY_COLUMNS: Final = "directory, name, vnode, uniquifier, type"
+
+# The vnodes whose contents are not the same in both databases.
+_DIFFERENT: Final = f"""
+SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM main.chunks EXCEPT SELECT {_CHUNK_COLUMNS} FROM old.chunks)
+UNION SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM old.chunks EXCEPT SELECT {_CHUNK_COLUMNS} FROM main.chunks)
+UNION SELECT directory FROM (SELECT {_ENTRY_COLUMNS} FROM main.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM old.entries)
+UNION SELECT directory FROM (SELECT {_ENTRY_COLUMNS} FROM old.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM main.entries)
+UNION SELECT new.vnode FROM main.inline_data AS new LEFT JOIN old.inline_data AS was USING (vnode)
+    WHERE was.data IS NOT new.data
+"""
+
+_SAME: Final = """
+SELECT new.vnode, was.data_version FROM main.vnodes AS new JOIN old.vnodes AS was
+    ON (new.vnode, new.uniquifier, new.type, new.length) = (was.vnode, was.uniquifier, was.type, was.length)
+"""
+
+
+# Vnodes rewritten in one go: bounds the memory, not the transaction.
+_SLICE_VNODES: Final = 5000
+
+
+def carry_over(connection: sqlite3.Connection, old: Path, now_ns: int) -> None:
+    """Gives a restored database the identity and the history of the one it is to replace.
+
+    Args:
+        connection: the restored database; no transaction open.
+        old: the database of the volume, which nobody has open.
+        now_ns: the wall clock, nanoseconds since the Unix epoch.
+
+    Raises:
+        AfsError: VSALVAGE if the old header is damaged; of other damage, all is taken to have changed.
+    """
+    before = _old_state(old)
+    restored = rows.read_state(connection)
+    fresh = max(before.max_data_version, restored.max_data_version) + 1
+    same = _same_contents(connection, old)
+    connection.execute("BEGIN")
+    for vnodes in rows.read_vnodes_in_slices(connection, restored.header.volume_id, _SLICE_VNODES):
+        rows.write_vnodes(
+            connection,
+            [replace(vnode, data_version=same.get(vnode.fid.vnode, fresh)) for vnode in vnodes],
+        )
+    header = replace(
+        before.header,
+        used_kib=restored.header.used_kib,
+        file_count=restored.header.file_count,
+        updated_ns=now_ns,
+        change_counter=max(before.header.change_counter, restored.header.change_counter) + 1,
+    )
+    state = VolumeState(
+        header,
+        max(before.next_vnode, restored.next_vnode),
+        max(before.next_uniquifier, restored.next_uniquifier),
+        fresh,
+    )
+    rows.write_state(connection, state)
+    connection.execute("COMMIT")
+
+
+def _old_state(old: Path) -> VolumeState:
+    try:
+        with afs_errors(), contextlib.closing(rows.connect(old)) as connection:
+            return rows.read_state(connection)
+    except AfsError as error:
+        if error.code is AfsCode.EIO:
+            raise AfsError(
+                AfsCode.VSALVAGE,
+                f"volume {old.stem} is too damaged to be restored over: delete it first",
+            ) from error
+        raise
+
+
+def _same_contents(connection: sqlite3.Connection, old: Path) -> dict[int, int]:
+    """The vnodes with the same Fid, type and contents in both: number to the old one's DataVersion."""
+    connection.execute("ATTACH ? AS old", (f"{old.absolute().as_uri()}?mode=rw",))
+    try:
+        candidates = dict(connection.execute(_SAME))
+        for (number,) in connection.execute(_DIFFERENT):
+            candidates.pop(number, None)
+    except sqlite3.DatabaseError:
+        # A damaged volume is no measure of what clients have.
+        return {}
+    else:
+        return candidates
+    finally:
+        connection.execute("DETACH old")

@@ -1,0 +1,204 @@
+"""Takes the vnodes and chunks of a dump into a new database, refusing whatever a volume could not hold."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from blake3 import blake3
+
+from afs.errors import AfsError
+from afs.limits import CHUNK_BYTES, MAX_FILE_BYTES
+from afs.types import DirectoryEntry, Fid, Vnode, VnodeType
+from afs.v1 import dump_pb2, types_pb2
+from afs.volume import sqlite_tables as rows
+from afs.volume.change_set import used_kib
+from afs.volume.chunk_store import ChunkStaging
+from afs.volume.dump_frames import bad_dump
+from afs.volume.file_data import ChunkRef, is_inline, positions
+from afs.volume.rules import check_entry_name, check_link_target
+from afs.wire import entry_from_wire, status_from_wire
+
+# Counters of a dump stay far below what SQLite's 64 bits hold, so that they can go on growing.
+_MAX_COUNTER: Final = 2**62
+
+
+def check_header_message(message: dump_pb2.DumpHeader) -> None:
+    """EINVAL for a header that no volume has."""
+    if not 1 < message.next_vnode or not 1 < message.next_uniquifier or not message.volume_id:
+        raise bad_dump("its header has no counters")
+    if max(message.change_counter, message.max_quota_kib) >= _MAX_COUNTER:
+        raise bad_dump("a counter of its header is absurd")
+
+
+class VnodeTaker:
+    """The contents of a dump, as far as they came.
+
+    Args:
+        connection: the new database, a transaction open.
+        staging: where the chunks go.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, staging: ChunkStaging) -> None:
+        self._connection = connection
+        self._staging = staging
+        self._header = dump_pb2.DumpHeader()
+        self._volume_id = 0
+        # Hash to length of every chunk that came, and the hashes that no vnode has used yet.
+        self._chunks: dict[bytes, int] = {}
+        self._unused: set[bytes] = set()
+        self._last: Vnode | None = None
+        self._last_position = -1
+        self._last_entries = 0
+        self.vnode_count = 0
+        self.used_kib = 0
+        self.max_data_version = 0
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks came."""
+        return len(self._chunks)
+
+    def begin(self, header: dump_pb2.DumpHeader, volume_id: int) -> None:
+        """Notes the dump's header, and the volume its contents are for."""
+        self._header = header
+        self._volume_id = volume_id
+
+    def take_chunk(self, data: bytes) -> None:
+        """Stages a chunk."""
+        if not 0 < len(data) <= CHUNK_BYTES:
+            raise bad_dump(f"a chunk of {len(data)} bytes: expected 1 to {CHUNK_BYTES}")
+        digest = blake3(data).digest()
+        if digest in self._chunks:
+            raise bad_dump("a chunk comes twice")
+        self._chunks[digest] = len(data)
+        self._unused.add(digest)
+        self._staging.put(data, digest)
+
+    def take_vnode(self, message: dump_pb2.DumpVnode, *, goes_on: bool) -> None:
+        """Takes a vnode, or more of the last one."""
+        if goes_on:
+            if (
+                self._last is None
+                or message.HasField("status")
+                or not (message.entries or message.chunks)
+            ):
+                raise bad_dump("a continuation of nothing")
+        else:
+            self._begin_vnode(message)
+        assert self._last is not None
+        vnode = self._last
+        if message.entries:
+            if vnode.type is not VnodeType.DIRECTORY:
+                raise bad_dump(f"vnode {vnode.fid} has entries and is no directory")
+            self._last_entries += len(message.entries)
+            if self._last_entries > vnode.length:
+                raise bad_dump(f"directory {vnode.fid} has more entries than it says")
+            named = [(vnode.fid.vnode, self._entry(entry)) for entry in message.entries]
+            rows.add_contents(self._connection, entries=named)
+        if message.chunks:
+            if vnode.type is not VnodeType.FILE or is_inline(vnode.length):
+                raise bad_dump(f"vnode {vnode.fid} has chunks and cannot")
+            refs = self._refs(vnode, message.chunks)
+            rows.add_contents(self._connection, chunks=[(vnode.fid.vnode, *ref) for ref in refs])
+
+    def end(self) -> None:
+        """After the last vnode: syncs the chunks."""
+        if self._unused:
+            raise bad_dump(f"{len(self._unused)} chunks that no file has")
+        self._staging.make_durable()
+
+    def ensure_linked(self) -> None:
+        """Links chunks again that were collected meanwhile; under the group's lock."""
+        self._staging.ensure_linked()
+
+    def committed(self) -> None:
+        """The database refers to the chunks now."""
+        self._staging.let_go()
+
+    def forget(self) -> list[bytes]:
+        """Drops what is staged; the hashes of the chunks that are linked and may have no reference."""
+        return self._staging.forget()
+
+    def _begin_vnode(self, message: dump_pb2.DumpVnode) -> None:
+        vnode = self._vnode(message.status)
+        if self._last is not None and vnode.fid.vnode <= self._last.fid.vnode:
+            raise bad_dump(f"vnode {vnode.fid} is out of order")
+        self._last = vnode
+        self._last_position = -1
+        self._last_entries = 0
+        self.vnode_count += 1
+        self.used_kib += used_kib(vnode)
+        self.max_data_version = max(self.max_data_version, vnode.data_version)
+        rows.add_contents(self._connection, vnodes=[vnode])
+        data = message.inline_data
+        if vnode.type is VnodeType.SYMLINK:
+            if data:
+                raise bad_dump(f"vnode {vnode.fid} has data and is a symbolic link")
+            try:
+                data = check_link_target(message.symlink_target)
+            except AfsError as error:
+                raise bad_dump(error.detail) from error
+        elif message.symlink_target:
+            raise bad_dump(f"vnode {vnode.fid} has a target and is no symbolic link")
+        elif vnode.type is VnodeType.DIRECTORY or not is_inline(vnode.length):
+            if data:
+                raise bad_dump(f"vnode {vnode.fid} has inline data and cannot")
+            return
+        if len(data) != vnode.length:
+            raise bad_dump(f"vnode {vnode.fid} has {len(data)} bytes: expected {vnode.length}")
+        rows.add_contents(self._connection, inline=[(vnode.fid.vnode, data)])
+
+    def _vnode(self, message: types_pb2.FileStatus) -> Vnode:
+        try:
+            vnode = status_from_wire(message)
+        except AfsError as error:
+            raise bad_dump(error.detail) from error
+        fid, parent = vnode.fid, vnode.parent
+        if {fid.volume, parent.volume} != {self._header.volume_id}:
+            raise bad_dump(f"vnode {fid} in {parent}: expected volume {self._header.volume_id}")
+        if fid.vnode >= self._header.next_vnode or fid.uniquifier >= self._header.next_uniquifier:
+            raise bad_dump(f"vnode {fid} is beyond the counters of its header")
+        if (fid.vnode % 2 == 1) != (vnode.type is VnodeType.DIRECTORY):
+            raise bad_dump(f"vnode {fid} is a {vnode.type.name.lower()}: its number says otherwise")
+        if vnode.mode > 0o7777 or vnode.length > MAX_FILE_BYTES:
+            raise bad_dump(f"vnode {fid} has mode {vnode.mode:#o}, length {vnode.length}")
+        if not 0 < vnode.data_version < _MAX_COUNTER:
+            raise bad_dump(f"vnode {fid} has DataVersion {vnode.data_version}")
+        return replace(
+            vnode,
+            fid=fid._replace(volume=self._volume_id),
+            parent=parent._replace(volume=self._volume_id),
+        )
+
+    def _entry(self, message: types_pb2.DirectoryEntry) -> DirectoryEntry:
+        try:
+            entry = entry_from_wire(message)
+            check_entry_name(entry.name)
+        except AfsError as error:
+            raise bad_dump(error.detail) from error
+        if entry.fid.volume != self._header.volume_id:
+            raise bad_dump(f"name {entry.name!r} stands for {entry.fid}, in another volume")
+        return DirectoryEntry(
+            entry.name, Fid(self._volume_id, entry.fid.vnode, entry.fid.uniquifier), entry.type
+        )
+
+    def _refs(
+        self, vnode: Vnode, messages: Iterable[dump_pb2.DumpChunkRef]
+    ) -> Iterable[tuple[int, ChunkRef]]:
+        refs: list[tuple[int, ChunkRef]] = []
+        for message in messages:
+            known = self._chunks.get(message.hash)
+            if known is None:
+                raise bad_dump(f"vnode {vnode.fid} has a chunk that did not come before it")
+            if not self._last_position < message.position < positions(vnode.length):
+                raise bad_dump(f"vnode {vnode.fid} has a chunk at position {message.position}")
+            room = vnode.length - message.position * CHUNK_BYTES
+            if not 0 < message.size <= min(known, room):
+                raise bad_dump(f"vnode {vnode.fid} has {message.size} bytes of a chunk of {known}")
+            self._last_position = message.position
+            self._unused.discard(message.hash)
+            refs.append((message.position, ChunkRef(message.hash, message.size)))
+        return refs
