@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -119,15 +120,14 @@ class DaemonServer:
                 VNOSERVICE for one that the machine refuses; one line each.
         """
         return [
-            self._listen_unix(Path(address.removeprefix(UNIX_PREFIX)))
+            await self._listen_unix(Path(address.removeprefix(UNIX_PREFIX)))
             if address.startswith(UNIX_PREFIX)
             else self._listen_tcp(address)
             for address in addresses
         ]
 
-    def _listen_unix(self, path: Path) -> str:
-        claim = claim_unix_socket(path)
-        self._claims.append(claim)
+    async def _listen_unix(self, path: Path) -> str:
+        self._claims.append(await asyncio.to_thread(claim_unix_socket, path))
         # The socket must never be there with a wider mode, not even for a moment.
         umask = os.umask(0o177)
         try:
