@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def _temporary_path(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A path beside `path` that nothing else has, for what is to be renamed to `path`.
 
     Its name is short whatever the name of `path`, and says whose it is if it is ever left behind.
@@ -19,7 +19,7 @@ def _temporary_path(path: Path) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, renamed to `path` at the end, removed if anything goes wrong before."""
-    temporary = _temporary_path(path)
+    temporary = temporary_path(path)
     try:
         yield temporary
         temporary.replace(path)

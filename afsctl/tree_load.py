@@ -108,12 +108,11 @@ class TreeLoad:
         async with skipping(self._report, shown(entry.path)):
             file = await asyncio.to_thread(LocalFile, entry.path)
             try:
-                self._report.size_bytes += await patiently(
-                    lambda: self._store(directory, entry.name, file)
-                )
+                size_bytes = await patiently(lambda: self._store(directory, entry.name, file))
             finally:
                 file.close()
             self._report.files += 1
+            self._report.size_bytes += size_bytes
         self._show()
 
     async def _store(self, directory: types_pb2.Fid, name: str, file: LocalFile) -> int:

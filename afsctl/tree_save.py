@@ -22,7 +22,7 @@ from afsctl.copy_report import CopyReport, for_each, skipping
 from afsctl.local_tree import shown
 from afsctl.patience import patiently
 from afsctl.progress import Meter
-from afsctl.replacing import replacing
+from afsctl.replacing import replacing, temporary_path
 from afsctl.volume_reader import FileReader, Listing, read_directory
 
 # What a file has until it is whole: nobody else's business.
@@ -122,7 +122,8 @@ class TreeSave:
         self._report.symlinks += 1
 
     async def _save_file(self, fid: types_pb2.Fid, path: Path) -> None:
-        self._report.size_bytes += await patiently(lambda: self._fetch(fid, path))
+        size_bytes = await patiently(lambda: self._fetch(fid, path))
+        self._report.size_bytes += size_bytes
         self._report.files += 1
 
     async def _fetch(self, fid: types_pb2.Fid, path: Path) -> int:
@@ -178,14 +179,18 @@ def _write_file(path: Path, data: bytes, status: types_pb2.FileStatus) -> None:
 
 async def _write_pieces(path: Path, reader: FileReader) -> None:
     """Writes a file of many pieces, one at a time."""
-    with replacing(path) as temporary:
-        file = await asyncio.to_thread(_open_new, temporary)
-        try:
-            async for piece in reader.pieces():
-                await asyncio.to_thread(file.write, piece)
-            await asyncio.to_thread(_finish, file, reader.status)
-        finally:
-            file.close()
+    temporary = temporary_path(path)
+    file = await asyncio.to_thread(_open_new, temporary)
+    try:
+        async for piece in reader.pieces():
+            await asyncio.to_thread(file.write, piece)
+        await asyncio.to_thread(_finish, file, reader.status)
+        await asyncio.to_thread(temporary.replace, path)
+    except BaseException:
+        await asyncio.to_thread(temporary.unlink, missing_ok=True)
+        raise
+    finally:
+        await asyncio.to_thread(file.close)
 
 
 def _open_new(path: Path) -> BinaryIO:

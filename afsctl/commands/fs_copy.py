@@ -23,6 +23,7 @@ from afsctl.copy_report import CopyReport
 from afsctl.failure import CommandError
 from afsctl.local_tree import scan, set_status_of
 from afsctl.output import JsonOption, error_line, print_json, show_bytes, show_duration
+from afsctl.patience import patiently
 from afsctl.progress import metered
 from afsctl.run_async import run_async
 from afsctl.tree_load import TreeLoad
@@ -112,7 +113,7 @@ async def _directory_for(path: VolumePath, volumes: Volumes, source: Path) -> Pl
         name=path.name,
         set_status=set_status_of(await asyncio.to_thread(source.stat)),
     )
-    answer = await parent.server.MakeDir(request)
+    answer = await patiently(lambda: parent.server.MakeDir(request))
     return Place(path, parent.server, answer.status)
 
 
