@@ -199,5 +199,5 @@ class DaemonServer:
         self._errors.end_streams()
         await self._server.stop(grace_s)
         for claim in self._claims:
-            claim.release()
+            await asyncio.to_thread(claim.release)
         self._claims.clear()
