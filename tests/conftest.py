@@ -12,6 +12,9 @@ import structlog
 from blockbuster import BlockBuster
 from hypothesis import settings
 
+# Sets what gRPC reads when it is imported first, which test modules do before they import ours.
+import afs  # noqa: F401
+
 # In CI a run must be repeatable; by hand, every run may look somewhere else.
 settings.register_profile("ci", derandomize=True, print_blob=True, deadline=None)
 settings.register_profile("default", print_blob=True, deadline=None)
