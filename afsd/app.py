@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, Self
 
 import structlog
-from afs.volume.partition import Partition
 
 from afs.limits import DRAIN_S
 from afs.runtime.clock import Clock, SystemClock
@@ -28,6 +27,7 @@ from afs.v1 import (
     file_server_pb2_grpc,
     fssync_pb2_grpc,
 )
+from afs.volume.partition import Partition
 from afsd.break_worker import break_worker
 from afsd.call_preamble import CallPreamble
 from afsd.callback_channel import CallBackChannelServicer

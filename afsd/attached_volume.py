@@ -19,11 +19,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
-from afs.volume.group_commit import GroupCommit
-from afs.volume.partition import Partition
-
 from afs.errors import AfsCode, AfsError
 from afs.types import VolumeHeader, VolumeType
+from afs.volume.group_commit import GroupCommit
+from afs.volume.partition import Partition
 from afs.volume.volume import Mutation, Outcome, Volume
 
 T = TypeVar("T")

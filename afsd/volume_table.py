@@ -24,11 +24,11 @@ from typing import NoReturn, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
-from afs.volume.group_commit import GroupCommit
-from afs.volume.partition import Partition, PartitionUsage
 
 from afs.errors import AfsCode, AfsError
 from afs.types import VolumeHeader
+from afs.volume.group_commit import GroupCommit
+from afs.volume.partition import Partition, PartitionUsage
 from afs.volume.volume import Volume
 from afsd.attached_volume import AttachedVolume
 from afsd.core import volume_state

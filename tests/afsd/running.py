@@ -139,9 +139,7 @@ class Client:
 
     async def status(self, fid: Fid) -> Any:
         """FetchStatus."""
-        return await self.call(
-            self.files.FetchStatus, pb.FetchStatusRequest(fid=fid_to_wire(fid))
-        )
+        return await self.call(self.files.FetchStatus, pb.FetchStatusRequest(fid=fid_to_wire(fid)))
 
     async def create(self, name: str, directory: Fid = ROOT) -> Fid:
         """A new empty file."""
