@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -39,12 +38,16 @@ _STYLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a listing: its heading, the key of the records it shows, and how."""
+    """One column of a listing: its heading, the key of the records it shows, and how.
+
+    On a narrow terminal the texts of `folds` columns go over several lines; the others stay whole.
+    """
 
     heading: str
     key: str
     show: Callable[[Any], str] = str
     right: bool = False
+    folds: bool = False
 
     def text(self, record: Record) -> str:
         """What stands in the column for a record; empty for a key that the record lacks."""
@@ -68,7 +71,9 @@ def print_listing(
     elif not records:
         print(empty)
     elif sys.stdout.isatty():
-        _print_table(columns, records)
+        # What says nothing takes no room; programs that read lines find every column.
+        telling = [column for column in columns if any(map(column.text, records))]
+        _print_table(telling, records)
     else:
         _print_lines(columns, records)
 
@@ -140,10 +145,13 @@ def _terminal() -> Console:
 
 
 def _print_table(columns: Sequence[Column], records: Sequence[Record]) -> None:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(
-            column.heading, justify="right" if column.right else "left", overflow="fold"
+            column.heading,
+            justify="right" if column.right else "left",
+            overflow="fold" if column.folds else "ellipsis",
+            no_wrap=not column.folds,
         )
     for record in records:
         texts = [column.text(record) for column in columns]

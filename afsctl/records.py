@@ -24,6 +24,11 @@ def spoken(word: str) -> str:
     return word.replace("_", " ")
 
 
+def volume_type(word: str) -> str:
+    """A volume's type as AFS abbreviates it: RW, RO or BK."""
+    return {"read_write": "RW", "read_only": "RO", "backup": "BK"}.get(word, word)
+
+
 def _field_value(message: Message, field: Any) -> Any:
     value = getattr(message, field.name)
     if field.is_repeated:

@@ -140,7 +140,7 @@ def _conclude(verb: str, report: CopyReport, seconds: float, *, as_json: bool) -
         rate = f"{report.entries / max(seconds, 1e-6):.0f} files/s"
         print(
             f"{verb} {report.files} files, {report.directories} directories,"
-            f" {report.symlinks} symbolic links, {show_bytes(report.size_bytes)}"
+            f" {report.symlinks} links, {show_bytes(report.size_bytes)}"
             f" in {show_duration(seconds)} ({rate})."
         )
     for line in report.skipped:

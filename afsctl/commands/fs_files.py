@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from afs.limits import KIB
 from afs.types import DirectoryEntry, VnodeType
 from afs.v1 import file_server_pb2, types_pb2
 from afsctl.addresses import (
@@ -316,6 +317,10 @@ def _display(entry: DirectoryEntry) -> str:
     return entry.name + {VnodeType.DIRECTORY: "/", VnodeType.SYMLINK: "@"}.get(entry.type, "")
 
 
+def _show_length(length: int) -> str:
+    return f"{length} ({show_bytes(length)})" if length >= KIB else str(length)
+
+
 def _show_fid(fid: dict[str, Any]) -> str:
     return f"{fid['volume']}.{fid['vnode']}.{fid['uniquifier']}"
 
@@ -326,7 +331,7 @@ _LONG_COLUMNS = [
     Column("OWNER", "owner", right=True),
     Column("SIZE", "length", right=True),
     Column("MODIFIED", "client_mtime_ns", show_time),
-    Column("NAME", "name"),
+    Column("NAME", "name", folds=True),
 ]
 _DETAIL_COLUMNS = [
     Column("Path", "path"),
@@ -336,7 +341,7 @@ _DETAIL_COLUMNS = [
     Column("Owner", "owner"),
     Column("Group", "group"),
     Column("Links", "link_count"),
-    Column("Length", "length", lambda length: f"{length} ({show_bytes(length)})"),
+    Column("Length", "length", _show_length),
     Column("Data version", "data_version"),
     Column("Modified", "client_mtime_ns", show_time),
     Column("Changed", "server_mtime_ns", show_time),

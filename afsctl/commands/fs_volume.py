@@ -16,7 +16,7 @@ from afsctl.addresses import (
     find_address,
 )
 from afsctl.output import Column, JsonOption, print_details, print_listing, show_kib
-from afsctl.records import record_of, spoken
+from afsctl.records import record_of, volume_type
 from afsctl.run_async import run_async
 from afsctl.volume_path import VolumePath, Volumes
 
@@ -37,16 +37,16 @@ def _show_quota(kib: int) -> str:
 
 _COLUMNS = [
     Column("VOLUME", "volume", right=True),
-    Column("NAME", "name"),
-    Column("TYPE", "type", spoken),
+    Column("NAME", "name", folds=True),
+    Column("TYPE", "type", volume_type),
     Column("USED", "used_kib", show_kib, right=True),
     Column("QUOTA", "max_quota_kib", _show_quota, right=True),
     Column("FILES", "file_count", right=True),
-    Column("PARTITION FREE", "partition_free_kib", show_kib, right=True),
+    Column("FREE", "partition_free_kib", show_kib, right=True),
 ]
 _DETAILS = [
     *_COLUMNS,
-    Column("PARTITION SIZE", "partition_size_kib", show_kib),
+    Column("SIZE", "partition_size_kib", show_kib),
     Column("ONLINE", "online", lambda online: "yes" if online else "no"),
     Column("OFFLINE MESSAGE", "offline_message"),
 ]
@@ -108,10 +108,10 @@ def where_is(
     records = run_async(_sites(VolumePath.parse(path), volumes))
     columns = [
         Column("VOLUME", "volume"),
-        Column("TYPE", "type", spoken),
+        Column("TYPE", "type", volume_type),
         Column("FILESERVER", "file_server"),
         Column("VOLSERVER", "vol_server"),
-        Column("PARTITION", "partition"),
+        Column("PART", "partition"),
     ]
     print_listing(columns, records, as_json=as_json, empty="The VLDB knows no site of the volume.")
 

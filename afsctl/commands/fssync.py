@@ -17,7 +17,7 @@ from afsctl.addresses import (
 from afsctl.channels import channel_to
 from afsctl.failure import CommandError
 from afsctl.output import Column, JsonOption, print_details, print_json, print_listing
-from afsctl.records import record_of, spoken
+from afsctl.records import record_of, spoken, volume_type
 
 app = typer.Typer(
     help="Take volumes from a fileserver and give them back, as a volserver does.",
@@ -33,13 +33,13 @@ DEFAULT_PROGRAM = "afsctl"
 
 _VOLUME_COLUMNS = [
     Column("VOLUME", "volume_id", right=True),
-    Column("NAME", "name"),
-    Column("TYPE", "type", spoken),
-    Column("PARTITION", "partition"),
+    Column("NAME", "name", folds=True),
+    Column("TYPE", "type", volume_type),
+    Column("PART", "partition"),
     Column("STATE", "state", spoken),
-    Column("TAKEN BY", "program"),
+    Column("TAKEN BY", "program", folds=True),
     Column("CHANGES", "change_counter", right=True),
-    Column("DETAIL", "detail"),
+    Column("DETAIL", "detail", folds=True),
 ]
 
 

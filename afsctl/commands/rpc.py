@@ -55,7 +55,11 @@ def list_methods(
         record["name"] = str(record["method"]).rpartition("/")[2]
         record["takes"] = _kind(record["request"], record["request_stream"])
         record["gives"] = _kind(record["response"], record["response_stream"])
-    columns = [Column("METHOD", "name"), Column("TAKES", "takes"), Column("GIVES", "gives")]
+    columns = [
+        Column("METHOD", "name"),
+        Column("TAKES", "takes", folds=True),
+        Column("GIVES", "gives", folds=True),
+    ]
     print_listing(columns, records, as_json=as_json, empty="The service has no methods.")
 
 

@@ -36,7 +36,7 @@ from afsctl.output import (
     show_time,
 )
 from afsctl.progress import metered
-from afsctl.records import record_of, spoken
+from afsctl.records import record_of, spoken, volume_type
 
 app = typer.Typer(help="Create, dump, restore and look at whole volumes.", no_args_is_help=True)
 
@@ -47,9 +47,9 @@ PartitionOption = Annotated[
 
 _COLUMNS = [
     Column("VOLUME", "volume_id", right=True),
-    Column("NAME", "name"),
-    Column("TYPE", "type", spoken),
-    Column("PARTITION", "partition"),
+    Column("NAME", "name", folds=True),
+    Column("TYPE", "type", volume_type),
+    Column("PART", "partition"),
     Column("STATE", "state", spoken),
     Column("USED", "used_kib", show_kib, right=True),
     Column("QUOTA", "max_quota_kib", lambda kib: show_kib(kib) if kib else "none", right=True),
@@ -298,7 +298,7 @@ def partinfo(
         Column("FREE", "free_kib", show_kib, right=True),
         Column("SIZE", "size_kib", show_kib, right=True),
         Column("VOLUMES", "volume_count", right=True),
-        Column("PATH", "path"),
+        Column("PATH", "path", folds=True),
     ]
     records = [record_of(partition) for partition in answer.partitions]
     print_listing(columns, records, as_json=as_json, empty="There are no partitions.")
@@ -319,7 +319,7 @@ def transactions(
         Column("TRANSACTION", "transaction_id", right=True),
         Column("VOLUME", "volume_id", right=True),
         Column("OPERATION", "operation"),
-        Column("STEP", "step"),
+        Column("STEP", "step", folds=True),
         Column("AGE", "age_s", show_duration, right=True),
         Column("IDLE", "idle_s", show_duration, right=True),
     ]
@@ -390,23 +390,23 @@ def _print_volume(
 def _print_entries(entries: Iterable[vol_server_pb2.VolumeEntry], *, as_json: bool) -> None:
     records = [record_of(entry) for entry in entries]
     columns = [
-        Column("NAME", "name"),
+        Column("NAME", "name", folds=True),
         Column("READ-WRITE", "read_write_id", right=True),
         Column("READ-ONLY", "read_only_id", _id_or_none, right=True),
         Column("BACKUP", "backup_id", _id_or_none, right=True),
-        Column("SITES", "sites", _show_sites),
+        Column("SITES", "sites", _show_sites, folds=True),
         Column("LOCKED FOR", "locked_for"),
     ]
     print_listing(columns, records, as_json=as_json, empty="The VLDB has no entries.")
 
 
 def _id_or_none(number: int) -> str:
-    return str(number) if number else "-"
+    return str(number) if number else ""
 
 
 def _show_sites(sites: list[dict[str, Any]]) -> str:
     return ", ".join(
-        f"{site['file_server']}/{site['partition']} {spoken(str(site['type']))}" for site in sites
+        f"{site['file_server']}/{site['partition']} {volume_type(site['type'])}" for site in sites
     )
 
 

@@ -60,7 +60,7 @@ def test_tree_comes_back_as_it_went_in(fake_cell: FakeCell, afsctl: Afsctl, tmp_
     source = make_tree(tmp_path / "in")
     ended = afsctl("fs", "load", source, "/home.kim/copy")
     assert (ended.status, ended.err) == (0, "")
-    assert ended.out.startswith("Loaded 6 files, 2 directories, 2 symbolic links, 3.0 MiB in ")
+    assert ended.out.startswith("Loaded 6 files, 2 directories, 2 links, 3.0 MiB in ")
     assert afsctl("fs", "save", "/home.kim/copy", tmp_path / "out").status == 0
     assert described(tmp_path / "out") == described(source)
     assert (tmp_path / "out").stat().st_mtime_ns == source.stat().st_mtime_ns

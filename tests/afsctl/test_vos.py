@@ -33,8 +33,8 @@ def test_listvol_as_lines(fake_cell: FakeCell, afsctl: Afsctl) -> None:
     """Elsewhere than on a terminal a listing is aligned lines, nothing cut off or wrapped."""
     ended = afsctl("vos", "listvol")
     assert ended.out.splitlines() == [
-        "   VOLUME  NAME      TYPE        PARTITION  STATE      USED    QUOTA  FILES",
-        "536870913  home.kim  read write  vicepa     online  1.2 MiB  4.9 MiB     17",
+        "   VOLUME  NAME      TYPE  PART    STATE      USED    QUOTA  FILES",
+        "536870913  home.kim  RW    vicepa  online  1.2 MiB  4.9 MiB     17",
     ]
 
 
@@ -56,8 +56,8 @@ def test_empty_listing_is_a_sentence(fake_cell: FakeCell, afsctl: Afsctl) -> Non
 def test_examine_shows_volume_and_sites(fake_cell: FakeCell, afsctl: Afsctl) -> None:
     """Both halves are shown: the volume on disk, and the VLDB's entry."""
     ended = afsctl("vos", "examine", "home.kim")
-    assert "NAME       home.kim" in ended.out
-    assert "127.0.0.1:7000/vicepa read write" in ended.out
+    assert "NAME     home.kim" in ended.out
+    assert "127.0.0.1:7000/vicepa RW" in ended.out
     record = json.loads(afsctl("vos", "examine", "home.kim", "--json").out)
     assert record["volume"]["state"] == "online"
     assert record["entry"]["sites"][0]["file_server"] == "127.0.0.1:7000"

@@ -1,0 +1,90 @@
+"""What people see on a terminal of 80 columns, and what is written when there is none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from afs.v1 import fssync_pb2, vol_server_pb2
+from afsctl.progress import metered
+from tests.afsctl.conftest import Afsctl, FakeCell
+from tests.afsctl.terminal import run_on_terminal
+
+# The longest that a name of a volume may be.
+LONG_NAME = "home.kim.of.the.cs.dept"[:22]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["vos listvol", "vos listvldb", "vos examine home.kim", "vos partinfo", "fssync list"],
+)
+def test_tables_fit(fake_cell: FakeCell, command: str) -> None:
+    """No line is wider than the terminal, and nothing is cut off, even with the longest names."""
+    fake_cell.vol_server.detail.name = LONG_NAME
+    fake_cell.vol_server.detail.state = fssync_pb2.VOLUME_STATE_CHECKED_OUT
+    fake_cell.fssync.info.name = LONG_NAME
+    fake_cell.fssync.info.program = "volserver@/srv/cells/example.org/run"
+    screen = run_on_terminal(command.replace("home.kim", LONG_NAME).split())
+    assert screen.status == 0, screen.raw
+    assert max(map(len, screen.lines)) <= 80
+    assert "…" not in screen.raw
+
+
+def test_state_stands_out(fake_cell: FakeCell) -> None:
+    """A volume that is online is green, one that is off-line is not."""
+    assert "\x1b[32monline" in run_on_terminal(["vos", "listvol"]).raw
+    fake_cell.vol_server.detail.state = fssync_pb2.VOLUME_STATE_OFFLINE
+    assert "\x1b[33moffline" in run_on_terminal(["vos", "listvol"]).raw
+
+
+def test_progress_is_a_bar_that_goes_away(fake_cell: FakeCell, tmp_path: Path) -> None:
+    """A bar counts while files are loaded; what stays is the one line that tells what was done."""
+    for number in range(50):
+        (tmp_path / f"file{number}").write_bytes(b"x" * 1000)
+    screen = run_on_terminal(["fs", "load", str(tmp_path), "/home.kim"])
+    assert screen.status == 0, screen.raw
+    assert "━" in screen.raw
+    assert re.search(r"50 of 50 files", screen.raw)
+    # The cursor goes up and the bar's line is erased.
+    assert screen.raw.rindex("\x1b[2K") < screen.raw.index("Loaded 50 files")
+    assert len(screen.lines[-1]) <= 80
+
+
+def test_dump_is_refused_on_a_terminal(fake_cell: FakeCell) -> None:
+    """A terminal is spared the bytes of a dump."""
+    screen = run_on_terminal(["vos", "dump", "home.kim"])
+    assert screen.status == 1
+    assert screen.lines == [
+        "afsctl: a dump is no text for a terminal: name a file, or redirect the output"
+    ]
+
+
+def test_progress_elsewhere_is_a_line_for_each_step(fake_cell: FakeCell, afsctl: Afsctl) -> None:
+    """Without a terminal a new step is one plain line on standard error, and no control codes."""
+    ended = afsctl("vos", "backup", "home.kim")
+    assert ended.err == "copying metadata: 0 of 3 steps\n"
+    assert "\x1b" not in ended.out + ended.err
+
+
+def test_progress_lines_are_rare(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files go by, a line is written only now and then."""
+    seconds = iter(range(1000))
+    monkeypatch.setattr("afsctl.progress.time.monotonic", lambda: next(seconds) / 10)
+    with metered("loading", "files") as meter:
+        for done in range(100):
+            meter.update(done=done, total=100, size_bytes=done * 1024)
+    lines = capsys.readouterr().err.splitlines()
+    assert 3 <= len(lines) <= 6
+    assert re.fullmatch(r"loading: \d+ of 100 files, \d+ KiB", lines[0])
+
+
+def test_listing_of_a_real_message_has_every_column(fake_cell: FakeCell, afsctl: Afsctl) -> None:
+    """Lines for programs keep empty columns, which a table leaves out."""
+    fake_cell.vol_server.detail.CopyFrom(vol_server_pb2.VolumeDetail(volume_id=7))
+    header, line = afsctl("vos", "listvol").out.splitlines()
+    assert header.split() == ["VOLUME", "NAME", "TYPE", "PART", "STATE", "USED", "QUOTA", "FILES"]
+    assert line.split() == ["7", "0", "B", "none", "0"]
