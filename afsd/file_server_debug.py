@@ -40,7 +40,7 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
     async def DumpHosts(
         self,
         request: file_server_debug_pb2.DumpHostsRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+        _context: Context,
     ) -> file_server_debug_pb2.DumpHostsResponse:
         """Every host, with its flags as they are now."""
         hosts = self._callbacks.machine.hosts.values()
@@ -64,7 +64,7 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
     async def DumpCallBacks(
         self,
         request: file_server_debug_pb2.DumpCallBacksRequest,
-        context: Context,  # noqa: ARG002
+        _context: Context,
     ) -> AsyncIterator[file_server_debug_pb2.DumpCallBacksResponse]:
         """Every promise, or those on one volume or file, or of one host; in no order.
 
@@ -106,7 +106,7 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
     async def GetCounters(
         self,
         request: file_server_debug_pb2.GetCountersRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+        _context: Context,
     ) -> file_server_debug_pb2.GetCountersResponse:
         """How often things happened since the start, and how much there is now."""
         machine = self._callbacks.machine
@@ -127,9 +127,11 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
     async def Watch(
         self,
         request: file_server_debug_pb2.WatchRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> AsyncIterator[file_server_debug_pb2.WatchResponse]:
         """Events from now on; `watch.lagged` tells how many a slow reader has missed."""
+        # A client that has these headers knows that it misses nothing from here on.
+        await context.send_initial_metadata(())
         async for watched in self._callbacks.hub.subscribe():
             if watched.dropped:
                 yield file_server_debug_pb2.WatchResponse(
