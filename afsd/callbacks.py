@@ -7,13 +7,14 @@ step for everybody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from itertools import count
 
 from afs.errors import AfsCode, AfsError
 from afs.runtime.clock import Clock
 from afs.runtime.driver import Driver
-from afs.runtime.watch import WatchHub
+from afs.runtime.watch import Watched, WatchHub
 from afs.types import BreakReason, Fid
 from afs.v1 import file_server_debug_pb2, types_pb2
 from afs.wire import fid_to_wire
@@ -60,7 +61,7 @@ class CallBacks:
         self.policy = policy
         # Set when volumes are marked; the worker waits for it (M3).
         self.wake_worker = asyncio.Event()
-        self.hub: WatchHub[file_server_debug_pb2.WatchResponse] = WatchHub()
+        self._hub: WatchHub[file_server_debug_pb2.WatchResponse] = WatchHub()
         self._clock = clock
         self._journal = journal
         self._outboxes: dict[int, Outbox] = {}
@@ -73,7 +74,7 @@ class CallBacks:
     def close(self) -> None:
         """Stops the timer and ends all subscriptions."""
         self._driver.close()
-        self.hub.close()
+        self._hub.close()
 
     # --- what FileServer's methods need -----------------------------------------------------------
 
@@ -244,8 +245,23 @@ class CallBacks:
 
     def observe(self, event: str, *, cause: str = "", amount: int = 0) -> None:
         """Tells watchers of something that the machine does not know of."""
-        if self.hub.watched:
+        if self._hub.watched:
             self._publish(Observed(event, cause=cause, count=amount))
+
+    async def watch(self) -> AsyncGenerator[Watched[file_server_debug_pb2.WatchResponse], None]:
+        """Yields every event from the iteration's first step on."""
+        self.machine.deliveries.observing = True
+        try:
+            async with aclosing(self._hub.subscribe()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.machine.deliveries.observing = self._hub.watched
+
+    @property
+    def watch_events_dropped(self) -> int:
+        """Events that were lost to slow watchers."""
+        return self._hub.dropped_events
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -259,7 +275,6 @@ class CallBacks:
 
     def _step(self, instructions: Sequence[Instruction]) -> None:
         self._execute(instructions)
-        self.machine.deliveries.observing = self.hub.watched
         self._driver.poke()
 
     def _execute(self, instructions: Sequence[Instruction]) -> None:
@@ -287,7 +302,7 @@ class CallBacks:
                     self._publish(instruction)
 
     def _publish(self, observed: Observed) -> None:
-        self.hub.publish(
+        self._hub.publish(
             file_server_debug_pb2.WatchResponse(
                 event=observed.event,
                 time_ns=self._clock.wall_ns(),

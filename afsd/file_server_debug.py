@@ -115,7 +115,7 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
             "promises": machine.table.size,
             "hosts": len(machine.hosts),
             "volumes_marked_now": len(machine.later.marked),
-            "watch_events_dropped": self._callbacks.hub.dropped_events,
+            "watch_events_dropped": self._callbacks.watch_events_dropped,
             **{f"calls{name}": count for name, count in self._request_counts().items()},
         }
         return file_server_debug_pb2.GetCountersResponse(
@@ -132,7 +132,7 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
         """Events from now on; `watch.lagged` tells how many a slow reader has missed."""
         # A client that has these headers knows that it misses nothing from here on.
         await context.send_initial_metadata(())
-        async for watched in self._callbacks.hub.subscribe():
+        async for watched in self._callbacks.watch():
             if watched.dropped:
                 yield file_server_debug_pb2.WatchResponse(
                     event="watch.lagged", count=watched.dropped
