@@ -47,7 +47,7 @@ class ReadMethods:
             known = await services.statuses.status(place.server, place.fid)
             return pb.StatResponse(
                 status=status_to_wire(known.vnode),
-                source=self._counted(max(place.source, known.source)),
+                source=self._counted(_of_answer(place.source, known.source)),
                 symlink_target=target,
             )
 
@@ -71,7 +71,7 @@ class ReadMethods:
             return (
                 list(listed.listing.in_order()),
                 status_to_wire(listed.vnode),
-                max(place.source, listed.source),
+                _of_answer(place.source, listed.source),
             )
 
         entries, status, source = await services.walk.attempt(list_it)
@@ -125,16 +125,23 @@ class ReadMethods:
                 piece = await anext(pieces, None)
 
     async def _open(self, path: str) -> tuple[Place, Vnode, Source]:
+        """The file, its status, and where its data comes from if it is all in the cache."""
         services = self._services
         place = await services.walk.find(path)
         if isinstance(place, CellRoot) or place.type is VnodeType.DIRECTORY:
             raise AfsError(AfsCode.EISDIR, f"{path} is a directory")
         known = await services.statuses.status(place.server, place.fid)
-        return place, known.vnode, max(place.source, known.source)
+        asked = max(place.source, known.source) is not Source.CACHE
+        return place, known.vnode, Source.REVALIDATED if asked else Source.CACHE
 
     def _counted(self, source: Source) -> pb.AnswerSource.ValueType:
         self._services.journal.count("cache_hits" if source is Source.CACHE else "cache_misses")
         return pb.AnswerSource.ValueType(source)
+
+
+def _of_answer(walk: Source, answer: Source) -> Source:
+    """Where an answer came from that a walk led to: not from the cache if anybody was asked."""
+    return answer if walk is Source.CACHE else max(answer, Source.REVALIDATED)
 
 
 def _root_status(volumes: int) -> types_pb2.FileStatus:

@@ -90,6 +90,14 @@ class DataFetch:
             and at <= number < min(self._end, at + distance)
         )
 
+    def has_in_hand(self, data_version: int, number: int) -> bool:
+        """True if the piece has come and is being kept."""
+        return (
+            self._in_hand is not None
+            and data_version == self._vnode.data_version
+            and number == self._in_hand[0]
+        )
+
     def join(self) -> None:
         """One more reader."""
         self._readers += 1

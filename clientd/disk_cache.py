@@ -132,6 +132,9 @@ class DiskCache:
             await asyncio.gather(self._index_task, return_exceptions=True)
         await asyncio.gather(*self._putting, return_exceptions=True)
         await self._write_index()
+        await asyncio.to_thread(self._let_go)
+
+    def _let_go(self) -> None:
         self._threads.shutdown()
         self._index_thread.shutdown()
         self._index.close()

@@ -90,12 +90,15 @@ class FileData:
                 joined.leave()
 
     def is_cached(self, vnode: Vnode, offset: int, length: int) -> bool:
-        """True if all the data asked for is on disk."""
+        """True if all the data asked for is here: on disk, or on its way there."""
         end = min(vnode.length, offset + length)
-        first, last = offset // DATA_PIECE_BYTES, piece_count(end)
         return all(
             self._disk.has(PieceKey(vnode.fid, vnode.data_version, number))
-            for number in range(first, last)
+            or any(
+                fetch.has_in_hand(vnode.data_version, number)
+                for fetch in self._fetches.get(vnode.fid, ())
+            )
+            for number in range(offset // DATA_PIECE_BYTES, piece_count(end))
         )
 
     def _join(self, server: FileServerClient, vnode: Vnode, number: int, last: int) -> DataFetch:

@@ -40,6 +40,11 @@ class SingleFlight(Generic[K, V]):
     def __init__(self) -> None:
         self._flights: dict[K, _Flight[V]] = {}
 
+    def waiting(self, key: K) -> int:
+        """How many wait for this key."""
+        flight = self._flights.get(key)
+        return flight.waiting if flight is not None else 0
+
     async def run(self, key: K, fetch: Callable[[], Awaitable[V]]) -> Landed[V]:
         """Joins the flight for `key`, or starts one with `fetch`."""
         flight = self._flights.get(key)

@@ -66,6 +66,10 @@ class Statuses:
                 return landed.value
             fetched = landed.value
 
+    def waiting(self, fid: Fid) -> int:
+        """How many wait for the vnode's status."""
+        return self._flights.waiting(fid)
+
     async def _fetch(self, server: FileServerClient, fid: Fid) -> Known:
         before = self._cache.get(fid)
         version = before.status.data_version if before is not None else None

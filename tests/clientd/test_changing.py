@@ -1,0 +1,202 @@
+"""Changes through the client: durable when answered, seen by the next reader, cheap in the cache."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import MIB
+from tests.clientd.fake_fileserver import FakeFileServer
+from tests.clientd.local_program import CACHE, LocalProgram
+
+
+async def test_what_was_written_is_read_from_the_cache(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """A new file is at the fileserver when Write answers, and in the cache for the next reader."""
+    status = await program.write("/home/f", b"content")
+    assert status.length == 7
+    (fid,) = (fid for fid, node in server.nodes.items() if node.data == b"content")
+    assert fid.vnode == status.fid.vnode
+    await program.until_leased()
+    answer = await program.read("/home/f")
+    assert answer.data == b"content"
+    assert server.calls["FetchData"] == 0
+    assert (await program.read("/home/f")).source == CACHE
+
+
+async def test_writes_of_every_shape(server: FakeFileServer, program: LocalProgram) -> None:
+    """In the middle, past the end, truncated, empty, and in many pieces."""
+    await program.write("/home/f", b"0123456789")
+    await program.write("/home/f", b"ab", offset=3, truncate=False)
+    assert (await program.read("/home/f")).data == b"012ab56789"
+    await program.write("/home/f", b"z", offset=12, truncate=False)
+    assert (await program.read("/home/f")).data == b"012ab56789\0\0z"
+    await program.write("/home/f", b"")
+    assert (await program.read("/home/f")).data == b""
+    big = bytes(range(256)) * 4096 * 3 + b"tail"
+    await program.write("/home/f", [big[at : at + 300_000] for at in range(0, len(big), 300_000)])
+    assert (await program.read("/home/f")).data == big
+    assert (await program.read("/home/f", MIB - 5, 10)).data == big[MIB - 5 : MIB + 5]
+
+
+async def test_write_without_create_needs_the_file(program: LocalProgram) -> None:
+    """ENOENT for a file, EISDIR for a directory, EINVAL without `open`."""
+    with pytest.raises(AfsError) as caught:
+        await program.write("/home/missing", b"x", create=False)
+    assert caught.value.code is AfsCode.ENOENT
+    with pytest.raises(AfsError) as caught:
+        await program.write("/home", b"x")
+    assert caught.value.code is AfsCode.EISDIR
+
+
+async def test_own_changes_keep_the_directory_cached(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """Making and removing names edits the cached listing; the directory is not read again."""
+    await program.list("/home")
+    await program.until_leased()
+    for number in range(5):
+        await program.write(f"/home/f{number}", b"x")
+    await program.make_dir("/home/d")
+    await program.symlink("/home/l", "f0")
+    await program.remove("/home/f1")
+    await program.rename("/home/f2", "/home/d/moved")
+    assert (await program.list("/home"))[0] == ["d", "f0", "f3", "f4", "l"]
+    assert (await program.list("/home/d"))[0] == ["moved"]
+    assert sorted(server.nodes[server.root].names) == ["d", "f0", "f3", "f4", "l"]
+    before = server.calls.copy()
+    assert (await program.list("/home"))[1] == CACHE
+    with pytest.raises(AfsError, match="ENOENT"):
+        await program.stat("/home/f1")
+    assert server.calls == before
+    assert server.calls["ReadDir"] <= 2
+
+
+async def test_concurrent_writes_into_one_directory(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """Outcomes that come out of order leave the listing right, without reading it each time."""
+    await program.list("/home")
+    await program.until_leased()
+    await asyncio.gather(*(program.write(f"/home/f{number}", b"x") for number in range(40)))
+    names, _ = await program.list("/home")
+    assert names == sorted(f"f{number}" for number in range(40))
+    assert server.calls["ReadDir"] <= 3
+
+
+async def test_change_of_another_client_drops_the_listing(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """If ours was not the only change since, the directory is read again."""
+    await program.list("/home")
+    await program.until_leased()
+    server.add("theirs", b"x")
+    await program.write("/home/ours", b"x")
+    assert (await program.list("/home"))[0] == ["ours", "theirs"]
+
+
+async def test_rename_replaces_and_forgets_the_replaced(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """rename(2): what had the name is gone."""
+    await program.write("/home/a", b"aaa")
+    await program.write("/home/b", b"bb")
+    await program.until_leased()
+    await program.rename("/home/a", "/home/b")
+    assert (await program.read("/home/b")).data == b"aaa"
+    with pytest.raises(AfsError, match="ENOENT"):
+        await program.read("/home/a")
+
+
+async def test_remove_takes_trees(server: FakeFileServer, program: LocalProgram) -> None:
+    """A directory that is not empty goes only with `recursive`, and then to the last vnode."""
+    await program.make_dir("/home/top")
+    path = "/home/top"
+    for _ in range(60):
+        path += "/d"
+        await program.make_dir(path)
+        await program.write(path + "/f", b"x")
+    with pytest.raises(AfsError, match="ENOTEMPTY"):
+        await program.remove("/home/top")
+    await program.remove("/home/top", recursive=True)
+    assert list(server.nodes) == [server.root]
+    assert (await program.list("/home"))[0] == []
+    with pytest.raises(AfsError, match="EINVAL"):
+        await program.remove("/home")
+
+
+async def test_names_that_cannot_be_are_refused(program: LocalProgram) -> None:
+    """Existing names, bad names, links across volumes."""
+    await program.make_dir("/home/d")
+    for call, code in (
+        (program.make_dir("/home/d"), AfsCode.EEXIST),
+        (program.make_dir("/home/" + "n" * 256), AfsCode.ENAMETOOLONG),
+        (program.make_dir("/home/missing/d"), AfsCode.ENOENT),
+        (program.symlink("/home/l", ""), AfsCode.EINVAL),
+        (program.remove("/home/missing"), AfsCode.ENOENT),
+        (program.rename("/home/missing", "/home/x"), AfsCode.ENOENT),
+        (program.rename("/home", "/home/x"), AfsCode.EINVAL),
+    ):
+        with pytest.raises(AfsError) as caught:
+            await call
+        assert caught.value.code is code
+
+
+async def test_refused_store_is_repeated(server: FakeFileServer, program: LocalProgram) -> None:
+    """A volume that was busy at the end of a long write gets all of it again."""
+    data = bytes(range(256)) * 4096 * 2 + b"end"
+    await program.write("/home/f", b"old")
+    server.fails["StoreData"] = [AfsError(AfsCode.VBUSY, "busy"), AfsError(AfsCode.VBUSY, "busy")]
+    await program.write("/home/f", [data[at : at + 500_000] for at in range(0, len(data), 500_000)])
+    (stored,) = (node.data for node in server.nodes.values() if node.data)
+    assert stored == data
+    assert server.calls["StoreData"] == 4
+
+
+async def test_refused_write_leaves_the_cache_right(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """A write that the fileserver refuses changes nothing here either."""
+    await program.write("/home/f", b"old")
+    server.fails["StoreData"] = [AfsError(AfsCode.VOVERQUOTA, "quota")]
+    with pytest.raises(AfsError) as caught:
+        await program.write("/home/f", b"new and longer")
+    assert caught.value.code is AfsCode.VOVERQUOTA
+    assert (await program.read("/home/f")).data == b"old"
+
+
+async def test_lost_answer_is_not_trusted(server: FakeFileServer, program: LocalProgram) -> None:
+    """After a change whose answer was lost, what it was about is asked for, not remembered."""
+    await program.list("/home")
+    await program.until_leased()
+    gate = server.hold("MakeDir")
+    making = asyncio.create_task(program.make_dir("/home/d"))
+    await gate.reached.wait()
+    # The fileserver did it, and dies before it can say so.
+    await server.restart()
+    server.let_go("MakeDir")
+    with pytest.raises(AfsError) as caught:
+        await making
+    assert caught.value.code is AfsCode.RX_CALL_DEAD
+    assert (await program.list("/home"))[0] == ["d"]
+
+
+async def test_change_ends_though_its_caller_went_away(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """The outcome of a change is taken in whoever still waits for it."""
+    await program.list("/home")
+    await program.until_leased()
+    gate = server.hold("MakeDir")
+    making = asyncio.create_task(program.make_dir("/home/d"))
+    await gate.reached.wait()
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
+    server.let_go("MakeDir")
+    async with asyncio.timeout(10):
+        while (await program.list("/home"))[0] != ["d"]:
+            await asyncio.sleep(0.01)
+    assert server.calls["ReadDir"] == 1
