@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeVar
 
 import grpc
@@ -13,6 +14,7 @@ import grpc.aio
 
 from afs.errors import AfsCode
 from afsctl.failure import abort_code, explain
+from afsctl.local_tree import shown
 
 T = TypeVar("T")
 
@@ -51,16 +53,16 @@ class CopyReport:
 
 
 @asynccontextmanager
-async def skipping(report: CopyReport, name: str) -> AsyncIterator[None]:
+async def skipping(report: CopyReport, path: Path) -> AsyncIterator[None]:
     """Turns the failure of one entry into a line of the report; raises one that concerns all."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.UNAVAILABLE or abort_code(error) in _FATAL_CODES:
             raise
-        report.skipped.append(f"{name}: {explain(error)}")
+        report.skipped.append(f"{shown(path)}: {_reason(error, path)}")
     except (OSError, ValueError, EOFError) as error:
-        report.skipped.append(f"{name}: {explain(error)}")
+        report.skipped.append(f"{shown(path)}: {_reason(error, path)}")
 
 
 async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
@@ -78,3 +80,8 @@ async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _reason(error: BaseException, path: Path) -> str:
+    """Why an entry failed; without its path, where the system's error repeats that."""
+    return explain(error).removeprefix(f"{path}: ")

@@ -20,7 +20,7 @@ from afs.errors import AfsCode
 from afs.v1 import file_server_pb2, file_server_pb2_grpc, types_pb2
 from afsctl.copy_report import CopyReport, for_each, skipping
 from afsctl.failure import abort_code
-from afsctl.local_tree import LocalDirectory, LocalEntry, LocalFile, set_status_of, shown
+from afsctl.local_tree import LocalDirectory, LocalEntry, LocalFile, set_status_of
 from afsctl.patience import patiently
 from afsctl.progress import Meter
 
@@ -88,7 +88,7 @@ class TreeLoad:
     async def _make_directory(
         self, parent: types_pb2.Fid, local: LocalDirectory, made: list[_Made]
     ) -> None:
-        async with skipping(self._report, shown(local.path)):
+        async with skipping(self._report, local.path):
             request = file_server_pb2.MakeDirRequest(
                 directory=parent, name=local.name, set_status=set_status_of(local.status)
             )
@@ -105,7 +105,7 @@ class TreeLoad:
 
     async def _load_file(self, item: tuple[types_pb2.Fid, LocalEntry]) -> None:
         directory, entry = item
-        async with skipping(self._report, shown(entry.path)):
+        async with skipping(self._report, entry.path):
             file = await asyncio.to_thread(LocalFile, entry.path)
             try:
                 size_bytes = await patiently(lambda: self._store(directory, entry.name, file))
@@ -154,7 +154,7 @@ class TreeLoad:
 
     async def _load_symlink(self, item: tuple[types_pb2.Fid, LocalEntry]) -> None:
         directory, entry = item
-        async with skipping(self._report, shown(entry.path)):
+        async with skipping(self._report, entry.path):
             target, status = await asyncio.to_thread(
                 lambda: (os.readlink(entry.path), os.lstat(entry.path))
             )
@@ -185,7 +185,7 @@ class TreeLoad:
         await self._server.Symlink(request)
 
     async def _set_directory_status(self, made: _Made) -> None:
-        async with skipping(self._report, shown(made.local.path)):
+        async with skipping(self._report, made.local.path):
             request = file_server_pb2.StoreStatusRequest(
                 fid=made.fid, set_status=set_status_of(made.local.status)
             )

@@ -72,7 +72,7 @@ class TreeSave:
     async def save_file(self, fid: types_pb2.Fid, path: Path) -> None:
         """Copies one file."""
         self._total = 1
-        async with skipping(self._report, shown(path)):
+        async with skipping(self._report, path):
             await self._save_file(fid, path)
         self._show()
 
@@ -98,7 +98,7 @@ class TreeSave:
         return saved
 
     async def _save_directory(self, path: Path, entry: DirectoryEntry, level: list[_Saved]) -> None:
-        async with skipping(self._report, shown(path)):
+        async with skipping(self._report, path):
             await asyncio.to_thread(_make_directory, path)
             fid = fid_to_wire(entry.fid)
             listing = await patiently(lambda: read_directory(self._server, fid))
@@ -108,7 +108,7 @@ class TreeSave:
     async def _save_leaf(self, item: tuple[Path, DirectoryEntry]) -> None:
         directory, entry = item
         path, fid = directory / entry.name, fid_to_wire(entry.fid)
-        async with skipping(self._report, shown(path)):
+        async with skipping(self._report, path):
             if entry.type is VnodeType.SYMLINK:
                 await self._save_symlink(fid, path)
             else:
