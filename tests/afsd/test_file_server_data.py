@@ -284,8 +284,8 @@ async def test_a_damaged_chunk_is_reported_and_never_served(tmp_path: Path) -> N
         (path,) = [path for path, data in kept.items() if content(DATA_PIECE_BYTES, 2) in data]
         path.chmod(0o600)
         path.write_bytes(kept[path][:-1] + bytes([kept[path][-1] ^ 1]))
+        request = pb.FetchDataRequest(fid=fid_to_wire(bad))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            request = pb.FetchDataRequest(fid=fid_to_wire(bad))
             _ = [message async for message in client.files.FetchData(request)]
         assert caught.value.code() is grpc.StatusCode.DATA_LOSS
         assert (await client.fetch(good))[1] == content(DATA_PIECE_BYTES, 3)

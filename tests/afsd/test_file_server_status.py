@@ -141,7 +141,7 @@ async def test_a_change_breaks_everyone_but_the_writer(tmp_path: Path) -> None:
 
 
 async def test_a_hung_holder_costs_the_writer_the_break_deadline_once(tmp_path: Path) -> None:
-    """I7: a holder that never acknowledges is VENUSDOWN after the deadline; then writes are free."""
+    """I7: a holder that never acknowledges is down after the deadline; then writes are free."""
     async with fileserver(tmp_path, break_deadline_s=0.2) as running:
         writer, holder = await running.client(), await running.client()
         file = await writer.create("a")
