@@ -276,7 +276,7 @@ class Partition:
             with source.reading() as moment:
                 moment.connection.backup(connection)
             state = rows.read_state(connection)
-            now_ns = time.time_ns()
+            now_ns = source.now_ns()
             header = replace(
                 state.header,
                 volume_id=volume_id,
