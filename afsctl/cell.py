@@ -81,6 +81,7 @@ class Cell:
         directory: absolute path of what it keeps.
         addresses: of its services.
         break_policy: the fileserver's.
+        dies_with_owner: no process of it outlives the process that started it.
         afsd, volserverd, clientds: its daemons.
     """
 
@@ -88,7 +89,7 @@ class Cell:
         self.directory = directory
         self.addresses = state.addresses
         self.break_policy = state.break_policy
-        self._dies_with_owner = state.dies_with_owner
+        self.dies_with_owner = state.dies_with_owner
         self.daemons = [
             Daemon(
                 record.plan,
@@ -234,7 +235,7 @@ class Cell:
 
     def _state(self) -> CellState:
         records = tuple(DaemonRecord(daemon.plan, daemon.process) for daemon in self.daemons)
-        return CellState(self.addresses, self.break_policy, self._dies_with_owner, records)
+        return CellState(self.addresses, self.break_policy, self.dies_with_owner, records)
 
     def _save(self) -> None:
         save_state(self.directory, self._state())

@@ -93,6 +93,8 @@ def forget_state(directory: Path) -> None:
 
 def _state_from(document: dict[str, Any]) -> CellState:
     addresses = dict(document["addresses"])
+    if [record["plan"]["name"] for record in document["daemons"][:2]] != ["afsd", "volserverd"]:
+        raise ValueError("the daemons are not those of a cell")
     return CellState(
         addresses=CellAddresses(**{**addresses, "clients": tuple(addresses["clients"])}),
         break_policy=str(document["break_policy"]),

@@ -41,6 +41,8 @@ DirOption = Annotated[
     ),
 ]
 
+DaemonArgument = Annotated[str, typer.Argument(help="Such as afsd or clientd-0.")]
+
 # Long enough for a daemon that is busy, short enough for a person who waits.
 HEALTH_TIMEOUT_S = 2.0
 # How soon a foreground cell says that a daemon has ended.
@@ -126,6 +128,45 @@ def status(*, directory: DirOption = DEFAULT_CELL_DIR, as_json: JsonOption = Fal
         raise typer.Exit(1)
 
 
+@app.command()
+def freeze(daemon: DaemonArgument, *, directory: DirOption = DEFAULT_CELL_DIR) -> None:
+    """Stop a daemon where it is (SIGSTOP): to the others it is a dead machine."""
+    _daemon(daemon, directory)[1].freeze()
+
+
+@app.command()
+def thaw(daemon: DaemonArgument, *, directory: DirOption = DEFAULT_CELL_DIR) -> None:
+    """Let a frozen daemon go on."""
+    _daemon(daemon, directory)[1].thaw()
+
+
+@app.command()
+def kill(daemon: DaemonArgument, *, directory: DirOption = DEFAULT_CELL_DIR) -> None:
+    """End a daemon at once (SIGKILL)."""
+    _daemon(daemon, directory)[1].kill9()
+
+
+@app.command()
+def restart(daemon: DaemonArgument, *, directory: DirOption = DEFAULT_CELL_DIR) -> None:
+    """Stop a daemon if it runs, and start it again."""
+    cell, chosen = _daemon(daemon, directory)
+    if cell.dies_with_owner:
+        raise CommandError("the cell runs in the foreground: its daemons live as long as that does")
+    chosen.restart()
+
+
+def _daemon(name: str, directory: Path) -> tuple[Cell, Daemon]:
+    """The daemon of that name in the cell of a directory."""
+    cell = Cell.find(directory)
+    if cell is None:
+        raise CommandError(f"no cell is running in {directory}")
+    for daemon in cell.daemons:
+        if daemon.name == name:
+            return cell, daemon
+    known = ", ".join(daemon.name for daemon in cell.daemons)
+    raise CommandError(f"the cell has no daemon {name}: it has {known}")
+
+
 def _print_status(cell: Cell, *, as_json: bool) -> bool:
     """Prints the state of every daemon; True if all serve."""
     records = [_daemon_record(daemon) for daemon in cell.daemons]
@@ -183,7 +224,7 @@ def _watch(cell: Cell, interrupted: threading.Event) -> None:
             if daemon.state() is ProcessState.GONE:
                 alive.remove(daemon)
                 error_line(f"{daemon.name} has ended (exit status {daemon.exit_status})")
-    if not alive:
+    if not alive and any(daemon.exit_status != 0 for daemon in cell.daemons):
         raise CommandError("every daemon of the cell has ended")
 
 

@@ -201,10 +201,14 @@ OWNER = """
 import sys, threading
 from afsctl.cell import Cell
 programs = {{name: (sys.executable, {fake!r}) for name in ("afsd", "volserverd", "clientd")}}
-started = []
-thread = threading.Thread(target=lambda: started.append(Cell.start({directory!r},
-programs=programs))) thread.start() thread.join() started[0].clientds[0].freeze() print("up",
-flush=True) sys.stdin.read()
+cells = []
+start = lambda: cells.append(Cell.start({directory!r}, programs=programs))
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+cells[0].clientds[0].freeze()
+print("up", flush=True)
+sys.stdin.read()
 """
 
 
