@@ -1,1 +1,1 @@
-"""clientd, the caching client of laterfs: answers local programs from a disk cache, under the fileservers' promises."""
+"""clientd, the caching client of laterfs: answers from a disk cache, under promises."""

@@ -16,13 +16,15 @@ class AdminMethods:
     _services: Services
 
     async def FlushVolume(
-        self, request: pb.FlushVolumeRequest, context: Any
+        self,
+        request: pb.FlushVolumeRequest,
+        context: Any,  # noqa: ARG002
     ) -> pb.FlushVolumeResponse:
         """Forgets all of a volume, statuses and data; says how many vnodes that were."""
         site = await self._services.location.find(request.volume)
         return pb.FlushVolumeResponse(flushed=await self._flush(site.volume_id))
 
-    async def FlushAll(self, request: pb.FlushAllRequest, context: Any) -> pb.FlushAllResponse:
+    async def FlushAll(self, request: pb.FlushAllRequest, context: Any) -> pb.FlushAllResponse:  # noqa: ARG002
         """Forgets everything; says how many vnodes that were."""
         return pb.FlushAllResponse(flushed=await self._flush(None))
 
@@ -39,11 +41,11 @@ class AdminMethods:
         await services.disk.forget(stored)
         return len(known | stored)
 
-    async def Mount(self, request: pb.MountRequest, context: Any) -> pb.MountResponse:
+    async def Mount(self, request: pb.MountRequest, context: Any) -> pb.MountResponse:  # noqa: ARG002
         """Not yet there: UNIMPLEMENTED."""
         raise _no_mount()
 
-    async def Unmount(self, request: pb.UnmountRequest, context: Any) -> pb.UnmountResponse:
+    async def Unmount(self, request: pb.UnmountRequest, context: Any) -> pb.UnmountResponse:  # noqa: ARG002
         """Not yet there: UNIMPLEMENTED."""
         raise _no_mount()
 

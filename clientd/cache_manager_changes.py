@@ -19,7 +19,9 @@ class ChangeMethods:
     _services: Services
 
     async def Write(
-        self, request_iterator: AsyncIterator[pb.WriteRequest], context: Any
+        self,
+        request_iterator: AsyncIterator[pb.WriteRequest],
+        context: Any,  # noqa: ARG002
     ) -> pb.WriteResponse:
         """Writes a file; all or nothing."""
         first = await anext(aiter(request_iterator), None)
@@ -41,7 +43,9 @@ class ChangeMethods:
         return pb.WriteResponse(status=status_to_wire(vnode))
 
     async def MakeDir(
-        self, request: pb.CacheMakeDirRequest, context: Any
+        self,
+        request: pb.CacheMakeDirRequest,
+        context: Any,  # noqa: ARG002
     ) -> pb.CacheMakeDirResponse:
         """Makes an empty directory."""
         set_status = set_status_from_wire(request.set_status)
@@ -50,7 +54,7 @@ class ChangeMethods:
         )
         return pb.CacheMakeDirResponse(status=status_to_wire(vnode))
 
-    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:  # noqa: ARG002
         """Removes what the path names."""
         if request.recursive:
             # May take long; ends with its caller.
@@ -61,7 +65,7 @@ class ChangeMethods:
             )
         return pb.RemoveResponse()
 
-    async def Rename(self, request: pb.CacheRenameRequest, context: Any) -> pb.CacheRenameResponse:
+    async def Rename(self, request: pb.CacheRenameRequest, context: Any) -> pb.CacheRenameResponse:  # noqa: ARG002
         """Gives a vnode another name, in place of what had it."""
         vnode = await self._to_the_end(
             lambda: self._services.changes.rename(request.old_path, request.new_path)
@@ -69,7 +73,9 @@ class ChangeMethods:
         return pb.CacheRenameResponse(status=status_to_wire(vnode))
 
     async def Symlink(
-        self, request: pb.CacheSymlinkRequest, context: Any
+        self,
+        request: pb.CacheSymlinkRequest,
+        context: Any,  # noqa: ARG002
     ) -> pb.CacheSymlinkResponse:
         """Makes a symbolic link."""
         vnode = await self._to_the_end(

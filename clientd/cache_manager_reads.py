@@ -30,7 +30,7 @@ class ReadMethods:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def Stat(self, request: pb.StatRequest, context: Any) -> pb.StatResponse:
+    async def Stat(self, request: pb.StatRequest, context: Any) -> pb.StatResponse:  # noqa: ARG002
         """The status of what the path names."""
         services = self._services
 
@@ -53,7 +53,7 @@ class ReadMethods:
 
         return await services.walk.attempt(stat)
 
-    async def List(self, request: pb.ListRequest, context: Any) -> AsyncIterator[pb.ListResponse]:
+    async def List(self, request: pb.ListRequest, context: Any) -> AsyncIterator[pb.ListResponse]:  # noqa: ARG002
         """The entries of a directory, in order of their names; status and source come first."""
         services = self._services
 
@@ -84,7 +84,7 @@ class ReadMethods:
             page = entries[at : at + DIRECTORY_ENTRIES_PER_MESSAGE]
             yield pb.ListResponse(entries=entries_to_wire(page))
 
-    async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadResponse]:
+    async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadResponse]:  # noqa: ARG002
         """A file's data, all of one DataVersion.
 
         EAGAIN if the file changes so under way that the rest of that version cannot be had.

@@ -24,7 +24,7 @@ class StatusMethods:
 
     _services: Services
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: ARG002
         """How much is cached, how much is promised, and what was counted."""
         services = self._services
         return pb.GetStatusResponse(
@@ -38,7 +38,9 @@ class StatusMethods:
         )
 
     async def DumpCache(
-        self, request: pb.DumpCacheRequest, context: Any
+        self,
+        request: pb.DumpCacheRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
     ) -> AsyncIterator[pb.DumpCacheResponse]:
         """Every vnode that is remembered."""
         fids = iter([entry.fid for entry in self._services.cache.entries()])
@@ -63,14 +65,18 @@ class StatusMethods:
         )
 
     async def CheckServers(
-        self, request: pb.CheckServersRequest, context: Any
+        self,
+        request: pb.CheckServersRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
     ) -> pb.CheckServersResponse:
         """Asks every fileserver for a sign of life, then says how their channels are."""
         await self._services.servers.check()
         return pb.CheckServersResponse(servers=self._services.servers.statuses())
 
     async def Watch(
-        self, request: pb.CacheWatchRequest, context: Any
+        self,
+        request: pb.CacheWatchRequest,  # noqa: ARG002
+        context: Any,
     ) -> AsyncIterator[pb.CacheWatchResponse]:
         """Everything that happens from now on; now is when the call's initial metadata comes."""
         async with aclosing(self._services.journal.hub.subscribe()) as events:

@@ -27,7 +27,7 @@ from clientd.core.cache import VnodeCache
 from clientd.core.listing import AddName, Edit, RemoveName
 from clientd.directories import Directories
 from clientd.disk_cache import DiskCache
-from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLost, FileServerClient
+from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError, FileServerClient
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.path_walk import Absent, CellRoot, PathWalk, Place
@@ -141,7 +141,7 @@ class Changes:
         await self._remove(place)
 
     async def rename(self, old_path: str, new_path: str) -> Vnode:
-        """Gives a vnode another name, in place of what had it, as rename(2) does."""
+        """Moves a name as POSIX does: what had the new one is replaced."""
         old = await self._walk.find(old_path, follow=False)
         new = await self._walk.find_or_absent(new_path, follow=False)
         for found, path in ((old, old_path), (new, new_path)):
@@ -250,11 +250,11 @@ class Changes:
 
     @asynccontextmanager
     async def _changing(self, *fids: Fid) -> AsyncGenerator[None, None]:
-        """Around a change to these: if its outcome stays unknown they are not trusted for a while."""
+        """Around a change to these: with its outcome unknown, they are not trusted for a while."""
         self._journal.count("change_calls")
         try:
             yield
-        except AnswerLost:
+        except AnswerLostError:
             self._cache.distrust(fids, self._servers.now() + OUTCOME_UNKNOWN_S)
             raise
         except AfsError:

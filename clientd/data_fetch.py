@@ -59,7 +59,7 @@ class DataFetch:
         self._disk = disk
         self._slots = slots
         self._journal = journal
-        self._readers = 0
+        self.readers = 0
         self._wanted = first
         # Readers of pieces to come, and the event that one of them came or went.
         self._waiting: dict[int, list[asyncio.Future[bytes | None]]] = {}
@@ -100,11 +100,11 @@ class DataFetch:
 
     def join(self) -> None:
         """One more reader."""
-        self._readers += 1
+        self.readers += 1
 
     def leave(self) -> None:
         """One reader less."""
-        self._readers -= 1
+        self.readers -= 1
         self._moved.set()
 
     def follow(self, number: int) -> None:
@@ -153,7 +153,7 @@ class DataFetch:
     async def _bring_all(self) -> None:
         """Fetches the run; goes on where it broke off when the fileserver went away under it."""
         restarts = 0
-        while self._next < self._end and self._readers:
+        while self._next < self._end and self.readers:
             before = self._next
             try:
                 await self._bring()
@@ -245,7 +245,7 @@ class DataFetch:
         """True as soon as the condition holds; False when all readers left, or after PAUSE_S."""
         try:
             async with asyncio.timeout(PAUSE_S):
-                while self._readers:
+                while self.readers:
                     if condition():
                         return True
                     self._moved.clear()

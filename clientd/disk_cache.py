@@ -196,7 +196,7 @@ class DiskCache:
         place = (key.fid, key.number)
         room = self.limit_bytes - self._index_bytes
         disk_bytes = disk_bytes_of(len(data))
-        if disk_bytes > room or self._clock.now() < self._write_again_at:
+        if disk_bytes > room or not self.can_write():
             return False
         held = self._pieces.get(place)
         if held is not None and held[0] > key.data_version:
@@ -255,6 +255,10 @@ class DiskCache:
         await self._unlink(paths)
         return forgotten
 
+    def can_write(self) -> bool:
+        """False for a while after a write failed."""
+        return self._clock.now() >= self._write_again_at
+
     def fids(self) -> list[Fid]:
         """All vnodes with data here."""
         return list(self._by_fid)
@@ -301,7 +305,7 @@ class DiskCache:
             await self._in_thread(_unlink_all, paths)
 
     def _in_thread(
-        self, work: Callable[[Unpack[Arguments]], T], *arguments: Unpack[Arguments]
+        self, work: Callable[[Unpack[Arguments]], T], *arguments: *Arguments
     ) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 

@@ -51,8 +51,7 @@ class FileData:
 
     async def stop(self) -> None:
         """Ends all fetches."""
-        fetches = [fetch for running in self._fetches.values() for fetch in running]
-        await asyncio.gather(*(fetch.stop() for fetch in fetches))
+        await asyncio.gather(*(fetch.stop() for fetch in self.all_fetches()))
 
     async def read(
         self, server: FileServerClient, vnode: Vnode, offset: int, length: int
@@ -100,6 +99,14 @@ class FileData:
             )
             for number in range(offset // DATA_PIECE_BYTES, piece_count(end))
         )
+
+    def fetches(self, fid: Fid) -> list[DataFetch]:
+        """Fetches of a file that are under way."""
+        return list(self._fetches.get(fid, ()))
+
+    def all_fetches(self) -> list[DataFetch]:
+        """All fetches that are under way."""
+        return [fetch for running in self._fetches.values() for fetch in running]
 
     def _join(self, server: FileServerClient, vnode: Vnode, number: int, last: int) -> DataFetch:
         """The fetch that brings the piece soon, one begun now if there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -40,7 +40,7 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
-class AnswerLost(AfsError):
+class AnswerLostError(AfsError):
     """The fileserver may or may not have done what was asked; its answer did not come."""
 
 
@@ -90,17 +90,15 @@ class FileServerClient:
         self._attaching = asyncio.create_task(self.channel.run())
 
     async def stop(self) -> None:
-        """Gives every promise back, as far as the fileserver listens, and closes the connections."""
+        """Gives promises back, as far as the fileserver listens; closes the connections."""
         if self.channel.attached.is_set():
-            try:
+            # Those that are not given back run out by themselves.
+            with suppress(grpc.aio.AioRpcError):
                 await self.stub.GiveUpAllCallBacks(
                     file_server_pb2.GiveUpAllCallBacksRequest(),
                     metadata=self._metadata,
                     timeout=1.0,
                 )
-            except grpc.aio.AioRpcError:
-                # They run out by themselves.
-                pass
         self._attaching.cancel()
         await asyncio.gather(self._attaching, return_exceptions=True)
         await self._breaks.close()
@@ -272,7 +270,7 @@ class FileServerClient:
     # --- within ---
 
     async def _wait_attached(self, patience_s: float) -> None:
-        """Waits for the callback channel, so that the call gets promises; goes on without in the end."""
+        """Waits for the callback channel, so that the call gets promises; not for ever."""
         if self.channel.attached.is_set():
             return
         try:
@@ -301,7 +299,7 @@ class FileServerClient:
         await asyncio.sleep(wait_s)
 
     def _silent(self) -> AfsError:
-        return AnswerLost(
+        return AnswerLostError(
             AfsCode.RX_CALL_DEAD,
             f"fileserver {self.address} did nothing for {CALL_TIMEOUT_S:g} s",
         )
@@ -311,7 +309,7 @@ class FileServerClient:
         error = afs_error_from_rpc(rpc_error)
         if was_refused(rpc_error):
             return error
-        return AnswerLost(error.code, f"fileserver {self.address}: {error.detail}")
+        return AnswerLostError(error.code, f"fileserver {self.address}: {error.detail}")
 
 
 def offer(callback: types_pb2.CallBack | None) -> PromiseOffer | None:

@@ -13,7 +13,7 @@ from afs.types import BreakReason, Fid
 
 @dataclass(frozen=True, slots=True)
 class ClientEvent:
-    """One thing that happened. `event` is `noun.verb_past`; `time_ns` is Unix time in nanoseconds."""
+    """One thing that happened: `event` is `noun.verb_past`, `time_ns` Unix time."""
 
     event: str
     time_ns: int

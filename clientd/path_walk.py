@@ -1,4 +1,4 @@
-"""From paths to vnodes: "/VOLUME/dir/file", symbolic links followed, every step valid at its time."""
+"""From paths to vnodes: "/VOLUME/dir/file", symbolic links followed, each step valid then."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Absent:
 
 
 class CellRoot:
-    """ "/": the directory of the cell's volumes, which no fileserver has."""
+    """The path "/": the directory of the cell's volumes, which no fileserver has."""
 
 
 @dataclass(slots=True)

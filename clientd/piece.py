@@ -1,4 +1,4 @@
-"""A piece: up to 1 MiB of a file at one DataVersion, the unit in which data is fetched and cached."""
+"""A piece: up to 1 MiB of a file at one DataVersion; data is fetched and cached in these."""
 
 from __future__ import annotations
 

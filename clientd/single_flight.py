@@ -31,7 +31,7 @@ class _Flight(Generic[V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Runs at most one fetch for each key at a time; everyone who asks meanwhile waits for that one.
+    """Runs at most one fetch for each key at a time; who asks meanwhile waits for that one.
 
     A fetch runs in a task of its own, so a caller that goes away takes nobody's answer along; when
     the last one has gone the fetch is cancelled. An error goes to all who wait.

@@ -81,7 +81,7 @@ class Spool:
     def _write(self, data: bytes) -> None:
         """In a thread: appends to the file, which is made when memory is full."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._disk.folder)
+            self._file = tempfile.TemporaryFile(dir=self._disk.folder)  # noqa: SIM115 - outlives this call
             for piece in self._memory:
                 self._file.write(piece)
             self._memory.clear()

@@ -1,4 +1,4 @@
-"""Statuses that may be answered: from the cache under a promise, or asked for, once for all who want it."""
+"""Statuses that may be answered: cached under a promise, or asked for, once for all who want it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from afs.wire import check_length, fid_to_wire, set_status_from_wire, set_status
 from clientd.changes import Changes
 from clientd.core.cache import VnodeCache
 from clientd.disk_cache import DiskCache
-from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLost, FileServerClient
+from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError, FileServerClient
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.path_walk import Absent, CellRoot, PathWalk, Place
@@ -172,7 +172,7 @@ class Writing:
             )
             vnode = server.take_in_changed(response.status, callback_of(response), ticket)
         except AfsError as error:
-            if isinstance(error, AnswerLost):
+            if isinstance(error, AnswerLostError):
                 self._cache.distrust([place.fid], self._servers.now() + OUTCOME_UNKNOWN_S)
             raise
         except BaseException:

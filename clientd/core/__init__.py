@@ -1,1 +1,1 @@
-"""The client's rules as pure state machines: no I/O, no clock; `now` is an argument, in steady seconds."""
+"""The client's rules as pure state machines: no I/O, no clock; `now` is steady seconds."""

@@ -48,7 +48,7 @@ MAX_EARLY_CHANGES: Final = 1000
 
 
 class KnownServer:
-    """One fileserver: its callback channel, how far its breaks reached, and the promises that stand."""
+    """One fileserver: its callback channel, its breaks' reach, and the promises that stand."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -121,7 +121,7 @@ class VnodeCache:
         return entry
 
     def is_trusted(self, entry: CacheEntry, now: float) -> bool:
-        """True while the entry is under a promise that may be relied on and no outcome of our own is missing."""
+        """True while the entry's promise may be relied on and no outcome of our own is missing."""
         promise = entry.promise
         return (
             promise is not None
@@ -131,7 +131,7 @@ class VnodeCache:
         )
 
     def entries(self) -> Iterator[CacheEntry]:
-        """All entries, least recently used first. Not to be used across a change of the cache."""
+        """All entries, least recently used first. Not to be used across a change."""
         return iter(self._entries.values())
 
     def __len__(self) -> int:
@@ -151,7 +151,11 @@ class VnodeCache:
     def apply_fetched(
         self, ticket: Ticket, vnode: Vnode, offer: PromiseOffer | None, now: float
     ) -> Verdict:
-        """Takes in a status we asked for. ACCEPTED or OVERTAKEN: the entry is right; else only the asker may use it."""
+        """Takes in a status we asked for.
+
+        Returns:
+            ACCEPTED or OVERTAKEN: the entry is right. Else the status is for the asker only.
+        """
         entry = self._entry(vnode)
         verdict = self._judge(ticket, vnode.fid, offer, now)
         return self._settle(entry, ticket, vnode, offer, verdict, now)
@@ -159,7 +163,7 @@ class VnodeCache:
     def apply_changed(
         self, ticket: Ticket, vnode: Vnode, offer: PromiseOffer | None, now: float
     ) -> Verdict:
-        """Takes in the status after a change of our own. The change is in every later answer, whatever the verdict."""
+        """Takes in the status after a change of our own, which every later answer includes."""
         entry = self._entry(vnode)
         verdict = self._judge(ticket, vnode.fid, offer, now)
         self._note_change(vnode.fid)
@@ -168,7 +172,7 @@ class VnodeCache:
         return self._settle(entry, ticket, vnode, offer, verdict, now)
 
     def apply_directory_changed(self, vnode: Vnode, edits: Sequence[Edit], now: float) -> bool:
-        """Takes in what became of a directory in which we changed a name; its reply has no promise, ours stays.
+        """Takes in what became of a directory in which we changed a name; our promise stays.
 
         If ours was the only change since the status we hold (its DataVersion is the next one), the
         cached names are edited in place. The outcome of a later change of ours waits for the
@@ -218,11 +222,16 @@ class VnodeCache:
     # --- names ---
 
     def keep_listing(self, ticket: Ticket, directory: Fid, listing: Listing, now: float) -> bool:
-        """Keeps the names of a directory, read by a request with this ticket, if nothing changed while they were read.
+        """Keeps the names of a directory if nothing changed while they were read.
+
+        Args:
+            ticket: of the request that read them.
+            directory: whose they are.
+            listing: the names.
+            now: steady seconds.
 
         Returns:
-            True if they were kept: the entry holds its promise and its status is of the same
-            DataVersion.
+            True if they were kept: the entry holds its promise, at the same DataVersion.
         """
         entry = self._listable(ticket, directory, listing.data_version, now)
         if entry is None:
@@ -235,7 +244,7 @@ class VnodeCache:
     def keep_name(
         self, ticket: Ticket, directory: Vnode, found: DirectoryEntry, now: float
     ) -> bool:
-        """Keeps one name that a Lookup found in a directory with this status, on the same terms."""
+        """Keeps one name that a Lookup found in a directory with this status, on these terms."""
         entry = self._listable(ticket, directory.fid, directory.data_version, now)
         if entry is None:
             return False
@@ -350,7 +359,7 @@ class VnodeCache:
         verdict: Verdict,
         now: float,
     ) -> Verdict:
-        """Stores what a judged reply said, unless the entry holds something later under a promise."""
+        """Stores what a judged reply said, unless the entry holds something later."""
         held = self._holds(entry, now)
         if verdict is not Verdict.ACCEPTED or offer is None:
             if not held:

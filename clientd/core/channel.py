@@ -1,4 +1,4 @@
-"""The callback channel as the client sees it: attached or not, which generation, and until when its lease runs (I8).
+"""The callback channel as the client sees it: its generation, and until when its lease runs (I8).
 
 Theory of operation
     1. The shell opens a stream to the fileserver (`on_opened`) and says hello. Nothing is trusted
@@ -124,7 +124,10 @@ class ChannelState:
         self._next_renewal_at = math.inf
 
     def on_init(self, sequence: int, epoch: int, lease_s: float, now: float) -> list[Instruction]:
-        """InitCallBackState came. The caller has dropped every promise of this fileserver before it acts on the answer."""
+        """InitCallBackState came.
+
+        The caller has dropped every promise of this fileserver before it acts on the answer.
+        """
         if self.phase is ChannelPhase.DETACHED:
             return []
         self.phase = ChannelPhase.ATTACHED
@@ -162,14 +165,14 @@ class ChannelState:
         return [self._renew(now)] if now >= self._next_renewal_at else []
 
     def on_stall(self, now: float) -> list[Instruction]:
-        """The process stood still: no promise is trusted until a renewal sent from now on is answered."""
+        """The process stood still: only a renewal sent from now on starts the lease anew."""
         if self.phase is not ChannelPhase.ATTACHED:
             return []
         self._void_lease(now)
         return [self._renew(now)]
 
     def on_epoch_seen(self, epoch: int) -> list[Instruction]:
-        """A reply named the fileserver's epoch: another one than ours means that it has restarted."""
+        """A reply named the fileserver's epoch: another one than ours means a restart."""
         if self.phase is not ChannelPhase.ATTACHED or epoch == self.epoch:
             return []
         return self._leave(ReattachReason.FILE_SERVER_RESTARTED)

@@ -11,7 +11,7 @@ from clientd.core.promise import Promise
 
 @dataclass(frozen=True, slots=True)
 class EarlyChange:
-    """The outcome of a change of our own to a directory that came before the outcome of an earlier one."""
+    """What a change of our own made of a directory, told before an earlier one's outcome was."""
 
     vnode: Vnode
     edits: tuple[Edit, ...]

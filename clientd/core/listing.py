@@ -57,7 +57,7 @@ class Listing:
         return len(self._entries)
 
     def find(self, name: str) -> DirectoryEntry | Unknown | None:
-        """The entry of that name; None if there is certainly none; UNKNOWN if this listing cannot tell."""
+        """The entry of that name; None if there is none; UNKNOWN if this listing cannot tell."""
         entry = self._entries.get(name)
         if entry is None and not self.complete:
             return UNKNOWN
@@ -71,13 +71,12 @@ class Listing:
         return self._in_order
 
     def edit(self, edits: Iterable[Edit], data_version: int) -> None:
-        """Takes in a change of our own that led to `data_version`; an edit already there changes nothing."""
+        """Takes in a change of our own that led to `data_version`; edits are idempotent."""
         for edit in edits:
-            match edit:
-                case AddName(entry):
-                    self._entries[entry.name] = entry
-                case RemoveName(name):
-                    self._entries.pop(name, None)
+            if isinstance(edit, AddName):
+                self._entries[edit.entry.name] = edit.entry
+            else:
+                self._entries.pop(edit.name, None)
         self._in_order = None
         self.data_version = data_version
 

@@ -1,4 +1,4 @@
-"""How far breaks have reached: the high-water marks against which promises in late replies are judged (R10).
+"""How far breaks have reached: the marks against which promises in late replies are judged (R10).
 
 Theory of operation
     A break ends the promises given at or before its `through`. The reply that carries such a
@@ -39,7 +39,12 @@ class BreakMarks:
         self._floor = -1
 
     def note(self, target: Fid, through: int) -> None:
-        """Remembers that promises on `target` (one vnode or a whole volume) given at or before `through` ended."""
+        """Remembers that promises on `target` given at or before `through` ended.
+
+        Args:
+            target: one vnode or a whole volume.
+            through: a point of the break sequence.
+        """
         # Taken out and put back in, so that the mark pushed out below is the one longest untouched.
         through = max(through, self._marks.pop(target, -1))
         self._marks[target] = through
@@ -54,7 +59,7 @@ class BreakMarks:
         return max(mark, volume_mark, self._floor)
 
     def clear(self) -> None:
-        """Forgets all marks: a new generation of the channel began, and no promise of an older one is accepted."""
+        """Forgets all marks: with a new generation of the channel, no older promise is accepted."""
         self._marks.clear()
         self._floor = -1
 

@@ -1,4 +1,4 @@
-"""A promise as the client holds it, and the ticket that every request carries until its reply is judged."""
+"""A promise as the client holds it, and the ticket by which a reply is judged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PromiseOffer:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """An offer that was accepted: good until `expires_at`, on one generation of one fileserver's channel."""
+    """An offer that was accepted: good until `expires_at`, on one generation of a channel."""
 
     server: str
     generation: int
@@ -32,7 +32,7 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What the client knew when it sent a request. The reply is judged against what has happened since.
+    """What the client knew when it sent a request; its reply is judged by what happened since.
 
     Args:
         server: the fileserver's address.

@@ -60,11 +60,13 @@ class Gate:
         await self.opened.wait()
 
 
-class FakeFileServer(
-    file_server_pb2_grpc.FileServerServicer,
-    callback_channel_pb2_grpc.CallBackChannelServicer,
-    volume_location_pb2_grpc.VolumeLocationServicer,
-):
+# The stubs declare every method abstract; what is missing here answers UNIMPLEMENTED.
+_FileServer: Any = file_server_pb2_grpc.FileServerServicer
+_CallBackChannel: Any = callback_channel_pb2_grpc.CallBackChannelServicer
+_VolumeLocation: Any = volume_location_pb2_grpc.VolumeLocationServicer
+
+
+class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: ignore[misc]
     """FileServer, CallBackChannel and VolumeLocation of one volume, `home`."""
 
     def __init__(self) -> None:
@@ -149,9 +151,7 @@ class FakeFileServer(
         """Changes a file's data without telling anybody."""
         node = self.nodes[fid]
         node.data = data
-        node.vnode = replace(
-            node.vnode, length=len(data), data_version=node.vnode.data_version + 1
-        )
+        node.vnode = replace(node.vnode, length=len(data), data_version=node.vnode.data_version + 1)
 
     def remove(self, name: str, parent: Fid | None = None) -> None:
         """Takes a name away without telling anybody."""
@@ -441,9 +441,7 @@ class FakeFileServer(
         site = vol_server_pb2.Site(
             file_server=self.address, type=types_pb2.VOLUME_TYPE_READ_WRITE, partition="vicepa"
         )
-        return vol_server_pb2.VolumeEntry(
-            name=name, read_write_id=self.volumes[name], sites=[site]
-        )
+        return vol_server_pb2.VolumeEntry(name=name, read_write_id=self.volumes[name], sites=[site])
 
     # --- within ---
 

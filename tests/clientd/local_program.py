@@ -62,7 +62,9 @@ class LocalProgram:
 
     async def stat(self, path: str, *, no_follow: bool = False) -> pb.StatResponse:
         """Stats."""
-        return await self._call(self.stub.Stat(pb.StatRequest(path=path, no_follow=no_follow)))
+        request = pb.StatRequest(path=path, no_follow=no_follow)
+        response: pb.StatResponse = await self._call(self.stub.Stat(request))
+        return response
 
     async def list(self, path: str) -> tuple[list[str], int]:
         """Names and source."""
@@ -89,11 +91,15 @@ class LocalProgram:
                 for at in range(0, len(piece), MIB):
                     yield pb.WriteRequest(data=piece[at : at + MIB])
 
-        return (await self._call(self.stub.Write(requests()))).status
+        response = await self._call(self.stub.Write(requests()))
+        status: types_pb2.FileStatus = response.status
+        return status
 
     async def make_dir(self, path: str) -> types_pb2.FileStatus:
         """Makes a directory."""
-        return (await self._call(self.stub.MakeDir(pb.CacheMakeDirRequest(path=path)))).status
+        response = await self._call(self.stub.MakeDir(pb.CacheMakeDirRequest(path=path)))
+        status: types_pb2.FileStatus = response.status
+        return status
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """Removes."""
@@ -102,16 +108,23 @@ class LocalProgram:
     async def rename(self, old: str, new: str) -> types_pb2.FileStatus:
         """Renames."""
         request = pb.CacheRenameRequest(old_path=old, new_path=new)
-        return (await self._call(self.stub.Rename(request))).status
+        response = await self._call(self.stub.Rename(request))
+        status: types_pb2.FileStatus = response.status
+        return status
 
     async def symlink(self, path: str, target: str) -> types_pb2.FileStatus:
         """Makes a symbolic link."""
         request = pb.CacheSymlinkRequest(path=path, target=target)
-        return (await self._call(self.stub.Symlink(request))).status
+        response = await self._call(self.stub.Symlink(request))
+        status: types_pb2.FileStatus = response.status
+        return status
 
     async def status(self) -> pb.GetStatusResponse:
         """GetStatus."""
-        return await self._call(self.stub.GetStatus(pb.GetStatusRequest()))
+        response: pb.GetStatusResponse = await self._call(
+            self.stub.GetStatus(pb.GetStatusRequest())
+        )
+        return response
 
     async def counters(self) -> dict[str, int]:
         """The counters of GetStatus."""
@@ -126,9 +139,7 @@ class LocalProgram:
     async def until_leased(self) -> None:
         """Waits until the lease of every fileserver runs."""
         servers = self.client.services.servers
-        await self.until(
-            lambda: all(status.channel == "attached" for status in servers.statuses())
-        )
+        await self.until(lambda: all(status.channel == "attached" for status in servers.statuses()))
 
     @staticmethod
     async def _call(call: Any) -> Any:
@@ -140,17 +151,13 @@ class LocalProgram:
 
 def client_config(folder: Path, location: str, **keys: Any) -> ClientdConfig:
     """A configuration for tests: ephemeral port, cache under `folder`."""
-    return ClientdConfig(
-        **(
-            {
-                "listen": ["127.0.0.1:0"],
-                "location": location,
-                "cache_dir": folder / "cache",
-                "run_dir": folder / "run",
-            }
-            | keys
-        )
-    )
+    ours = {
+        "listen": ["127.0.0.1:0"],
+        "location": location,
+        "cache_dir": folder / "cache",
+        "run_dir": folder / "run",
+    }
+    return ClientdConfig.model_validate(ours | keys)
 
 
 @asynccontextmanager

@@ -126,9 +126,7 @@ async def test_no_promise_is_trusted_after_the_lease(
     await program.until_leased()
     assert (await program.read("/home/f")).source == CACHE
     server.answers_renewals = False
-    await program.until(
-        lambda: program.client.services.servers.statuses()[0].channel != "attached"
-    )
+    await program.until(lambda: program.client.services.servers.statuses()[0].channel != "attached")
     # The break of this change is never heard.
     server.change(fid, b"new")
     assert (await program.read("/home/f")).data == b"new"

@@ -1,4 +1,4 @@
-"""Changes through the client: durable when answered, seen by the next reader, cheap in the cache."""
+"""Changes through the client: durable when answered, seen by the next reader, cheap here."""
 
 from __future__ import annotations
 

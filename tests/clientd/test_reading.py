@@ -91,10 +91,7 @@ async def test_ranges_come_right_whatever_the_pieces(
     server: FakeFileServer, program: LocalProgram, message_bytes: int
 ) -> None:
     """Any range of a file is what it is on the fileserver, however that cuts its messages."""
-    if message_bytes == 1000:
-        size = MIB + 5000
-    else:
-        size = 3 * MIB + 77
+    size = MIB + 5000 if message_bytes == 1000 else 3 * MIB + 77
     server.message_bytes = message_bytes
     data = bytes(number * 7 % 251 for number in range(size))
     server.add("f", data)
@@ -157,7 +154,7 @@ async def test_negative_offsets_are_refused(server: FakeFileServer, program: Loc
 
 
 async def test_root_lists_the_volumes(server: FakeFileServer, program: LocalProgram) -> None:
-    """ "/" is a directory of volumes."""
+    """The path "/" is a directory of volumes."""
     server.volumes["work"] = 536870999
     assert (await program.list("/"))[0] == ["home", "work"]
     assert (await program.stat("/")).status.length == 2
@@ -166,7 +163,7 @@ async def test_root_lists_the_volumes(server: FakeFileServer, program: LocalProg
 async def test_without_promises_every_answer_is_asked_for(
     server: FakeFileServer, program: LocalProgram
 ) -> None:
-    """A fileserver that promises nothing is asked each time, and data is still not fetched twice."""
+    """A fileserver that promises nothing is asked each time; data is still fetched once."""
     server.gives_promises = False
     fid = server.add("f", b"one")
     assert (await program.read("/home/f")).data == b"one"
