@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from afs.v1 import file_server_pb2
+from afsctl import tree_copy
 from afsctl.addresses import (
     DEFAULT_CELL_DIR,
     CellDirOption,
@@ -21,14 +20,10 @@ from afsctl.addresses import (
 )
 from afsctl.copy_report import CopyReport
 from afsctl.failure import CommandError
-from afsctl.local_tree import scan, set_status_of
 from afsctl.output import JsonOption, error_line, print_json, show_bytes, show_duration
-from afsctl.patience import patiently
 from afsctl.progress import metered
 from afsctl.run_async import run_async
-from afsctl.tree_load import TreeLoad
-from afsctl.tree_save import TreeSave
-from afsctl.volume_path import Place, VolumePath, Volumes
+from afsctl.volume_path import VolumePath, Volumes
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,9 +49,14 @@ def load(
     """
     path = VolumePath.parse(destination)
     volumes = Volumes(find_address(Door.LOCATION, location, cell), file_server)
-    report = CopyReport()
     started_s = time.monotonic()
-    run_async(_load(source, path, volumes, report, quiet=as_json))
+
+    async def run() -> CopyReport:
+        async with volumes:
+            with metered("loading", "files", quiet=as_json) as meter:
+                return await tree_copy.load(source, path, volumes, meter)
+
+    report = run_async(run())
     _conclude("Loaded", report, time.monotonic() - started_s, as_json=as_json)
 
 
@@ -77,59 +77,15 @@ def save(
     """
     path = VolumePath.parse(source)
     volumes = Volumes(find_address(Door.LOCATION, location, cell), file_server)
-    report = CopyReport()
     started_s = time.monotonic()
-    run_async(_save(path, destination, volumes, report, quiet=as_json))
+
+    async def run() -> CopyReport:
+        async with volumes:
+            with metered("saving", "files", quiet=as_json) as meter:
+                return await tree_copy.save(path, destination, volumes, meter)
+
+    report = run_async(run())
     _conclude("Saved", report, time.monotonic() - started_s, as_json=as_json)
-
-
-async def _load(
-    source: Path, path: VolumePath, volumes: Volumes, report: CopyReport, *, quiet: bool
-) -> None:
-    async with volumes:
-        if not await asyncio.to_thread(source.is_dir):
-            parent = await volumes.find_parent(path)
-            with metered("loading", "files", quiet=quiet) as meter:
-                await TreeLoad(parent.server, report, meter).load_file(
-                    source, parent.fid, path.name
-                )
-            return
-        with metered("loading", "files", quiet=quiet) as meter:
-            tree = await asyncio.to_thread(scan, source, report.skipped)
-            into = await _directory_for(path, volumes, source)
-            await TreeLoad(into.server, report, meter).load_tree(tree, into.fid)
-
-
-async def _directory_for(path: VolumePath, volumes: Volumes, source: Path) -> Place:
-    """The directory at the path, made like `source` if only its parent is there."""
-    try:
-        return await volumes.find_directory(path)
-    except CommandError:
-        if not path.names:
-            raise
-    parent = await volumes.find_parent(path)
-    request = file_server_pb2.MakeDirRequest(
-        directory=parent.fid,
-        name=path.name,
-        set_status=set_status_of(await asyncio.to_thread(source.stat)),
-    )
-    answer = await patiently(lambda: parent.server.MakeDir(request))
-    return Place(path, parent.server, answer.status)
-
-
-async def _save(
-    path: VolumePath, destination: Path, volumes: Volumes, report: CopyReport, *, quiet: bool
-) -> None:
-    async with volumes:
-        place = await volumes.find(path)
-        with metered("saving", "files", quiet=quiet) as meter:
-            copy = TreeSave(place.server, report, meter)
-            if place.is_directory:
-                await copy.save_tree(place.fid, destination)
-            else:
-                in_directory = await asyncio.to_thread(destination.is_dir)
-                target = destination / path.name if in_directory else destination
-                await copy.save_file(place.fid, target)
 
 
 def _conclude(verb: str, report: CopyReport, seconds: float, *, as_json: bool) -> None:
