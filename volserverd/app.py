@@ -1,0 +1,140 @@
+"""The volserver's parts put together: started in order, stopped in the opposite one.
+
+Start: whatever can be refused comes first (addresses, partitions, the location database), then
+recovery in the background, for which the fileserver need not be there yet, and the servers last.
+
+Stop: the servers take no new calls; operations that run are asked to end and give their volumes
+back; then the rest is let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Final, Self
+
+import structlog
+
+from afs.limits import DRAIN_S
+from afs.runtime.clock import Clock, SystemClock
+from afs.runtime.server import DaemonServer
+from afs.v1 import vol_server_pb2_grpc, volume_location_pb2_grpc
+from volserverd.checkouts import Checkouts
+from volserverd.config import VolserverdConfig
+from volserverd.disk import Disk
+from volserverd.fssync_client import FssyncClient, program_name
+from volserverd.locations import Locations, OwnLocations, RemoteLocations
+from volserverd.operations import Operations
+from volserverd.recovery import Recovery
+from volserverd.vol_server import VolServerServicer
+from volserverd.volume_location import VolumeLocationServicer
+from volserverd.volume_work import VolumeServices
+
+_log = structlog.get_logger(__name__)
+
+VOL_SERVER: Final = "afs.v1.VolServer"
+VOLUME_LOCATION: Final = "afs.v1.VolumeLocation"
+
+
+class VolserverDaemon:
+    """A running volserver.
+
+    Attributes:
+        addresses: where VolServer is served, with real ports.
+        location_addresses: where VolumeLocation is served; empty if another's is used.
+        operations: what is running.
+        checkouts: the volumes we have taken.
+    """
+
+    def __init__(self, config: VolserverdConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._resources = AsyncExitStack()
+        self._servers: list[DaemonServer] = []
+        self.addresses: list[str] = []
+        self.location_addresses: list[str] = []
+        self.operations = Operations(clock, config.transaction_idle_s)
+        self.fssync = FssyncClient(
+            config.fssync_address, program_name(str(config.run_dir.absolute()))
+        )
+        self.checkouts = Checkouts(self.fssync, clock.now)
+
+    @classmethod
+    async def start(cls, config: VolserverdConfig, clock: Clock | None = None) -> Self:
+        """Starts a volserver; it serves when this returns.
+
+        Raises:
+            AfsError: VBUSY for an address, a partition or a location database that another process
+                has; EINVAL, VNOSERVICE, VSALVAGE … for one that cannot be used.
+        """
+        daemon = cls(config, SystemClock() if clock is None else clock)
+        try:
+            await daemon._start()
+        except BaseException:
+            await daemon._resources.aclose()
+            raise
+        return daemon
+
+    async def stop(self) -> None:
+        """Drains, has operations give their volumes back, lets go of all locks."""
+        await self._resources.aclose()
+
+    async def _start(self) -> None:
+        config, later = self._config, self._resources.push_async_callback
+        server = self._new_server()
+        self.addresses = await server.listen(config.listen)
+        disk = await Disk.open(config.partitions)
+        later(disk.close)
+        locations = await self._open_locations()
+        later(locations.close)
+        later(self.fssync.close)
+        later(self.checkouts.close)
+        services = VolumeServices(
+            disk,
+            self.checkouts,
+            locations,
+            program=self.fssync.program,
+            file_server=config.file_server,
+            vol_server=config.vol_server or self.addresses[0],
+        )
+        recovery = Recovery(services, self.fssync)
+        later(recovery.stop)
+        servicer = VolServerServicer(services, self.fssync, self.operations, recovery)
+        server.add(vol_server_pb2_grpc.add_VolServerServicer_to_server, servicer, VOL_SERVER)
+        recovery.start()
+        # Stopped before anything that they work with.
+        later(self._drain)
+        await asyncio.gather(*(each.start() for each in self._servers))
+        _log.info(
+            "volserver.started",
+            addresses=self.addresses,
+            location=self.location_addresses or config.location,
+            program=self.fssync.program,
+        )
+
+    def _new_server(self) -> DaemonServer:
+        server = DaemonServer()
+        # For a start that fails: to be stopped again later does nothing.
+        self._resources.push_async_callback(server.stop, 0)
+        self._servers.append(server)
+        return server
+
+    async def _open_locations(self) -> Locations:
+        config = self._config
+        if config.location is not None:
+            return RemoteLocations(config.location)
+        server = self._new_server()
+        self.location_addresses = await server.listen(config.location_listen)
+        locations = await OwnLocations.open(config.vldb)
+        server.add(
+            volume_location_pb2_grpc.add_VolumeLocationServicer_to_server,
+            VolumeLocationServicer(locations),
+            VOLUME_LOCATION,
+        )
+        return locations
+
+    async def _drain(self) -> None:
+        """Ends calls and operations together: calls wait for operations that are asked to end."""
+        await asyncio.gather(
+            self.operations.stop(), *(server.stop(DRAIN_S) for server in self._servers)
+        )

@@ -1,0 +1,200 @@
+"""What a volserver finds that its predecessor left behind, and how it clears that up.
+
+At the start, before any operation:
+1.  Volumes that the fileserver says we have: nobody of us works on them any more, so they go back.
+2.  Temporary clones, known by their ids: deleted.
+3.  Location entries locked by our operations: whatever of their volumes is on disk goes into
+    service, and the entry is made to say so. An operation that never answered thus either happened
+    or did not (R7).
+4.  Entries of volumes on our disk that tell of other addresses than ours now: corrected.
+
+This needs the fileserver; it is tried until that answers. Operations wait for it a little, and are
+then refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import (
+    FSSYNC_UNREACHABLE_S,
+    GIVE_BACK_RETRY_FIRST_S,
+    GIVE_BACK_RETRY_MAX_S,
+)
+from afs.v1 import fssync_pb2
+from volserverd.fssync_client import FssyncClient, check
+from volserverd.settling import settle
+from volserverd.vldb.entry import Entry, Site, kept_backup_id
+from volserverd.vldb.names import FIRST_TEMPORARY_ID
+from volserverd.volume_work import VolumeServices
+
+_log = structlog.get_logger(__name__)
+
+
+class Recovery:
+    """Clears up once, in the background. See the module's text."""
+
+    def __init__(self, services: VolumeServices, fssync: FssyncClient) -> None:
+        self._services = services
+        self._fssync = fssync
+        self._done = asyncio.Event()
+        self._last_error: AfsError | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Ends it, done or not."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def ready(self) -> None:
+        """Returns when everything is cleared up.
+
+        Raises:
+            AfsError: why it is not, after FSSYNC_UNREACHABLE_S: usually that no fileserver answers.
+        """
+        try:
+            async with asyncio.timeout(FSSYNC_UNREACHABLE_S):
+                await self._done.wait()
+        except TimeoutError:
+            raise self._last_error or AfsError(
+                AfsCode.VRESTARTING, "the volserver is starting: try again"
+            ) from None
+
+    async def _run(self) -> None:
+        wait_s = GIVE_BACK_RETRY_FIRST_S
+        while True:
+            try:
+                await self._recover()
+            except AfsError as error:
+                if self._last_error is None or self._last_error.detail != error.detail:
+                    _log.warning("recovery.delayed", code=error.code.name, detail=error.detail)
+                self._last_error = error
+            except Exception:
+                _log.exception("recovery.failed")
+            else:
+                self._done.set()
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, GIVE_BACK_RETRY_MAX_S)
+
+    async def _recover(self) -> None:
+        known = {volume.volume_id: volume for volume in await self._fssync.volumes()}
+        for volume in known.values():
+            if volume.state == fssync_pb2.VOLUME_STATE_CHECKED_OUT and volume.program in (
+                "",
+                self._fssync.program,
+            ):
+                await self._give_back(volume)
+        await self._delete_temporaries(known)
+        for entry in await self._entries():
+            if entry.locked_for.endswith(f" by {self._fssync.program}"):
+                await self._take_up(entry, known)
+            else:
+                await self._correct_addresses(entry)
+
+    async def _give_back(self, volume: fssync_pb2.VolumeInfo) -> None:
+        """Gives back what our predecessor had taken, as its header wants it."""
+        disk, volume_id = self._services.disk, volume.volume_id
+        if volume.partition not in disk.partitions or volume_id >= FIRST_TEMPORARY_ID:
+            return
+        command = fssync_pb2.FSYNC_VOL_ON
+        try:
+            header = await disk.header(disk.partition(volume.partition), volume_id)
+            if header.leave_offline:
+                command = fssync_pb2.FSYNC_VOL_LEAVE_OFF
+        except AfsError as error:
+            if error.code is AfsCode.VNOVOL:
+                command = fssync_pb2.FSYNC_VOL_DONE
+        answer = await self._fssync.command(command, volume_id, volume.partition)
+        try:
+            check(answer, volume_id)
+        except AfsError as error:
+            # A volume that cannot be served (or that a third program has) must not keep all others.
+            _log.warning("volume.give_back_refused", volume=volume_id, detail=error.detail)
+        else:
+            _log.info(
+                "volume.given_back",
+                volume=volume_id,
+                command=fssync_pb2.FsyncCommand.Name(command),
+                taken_for=fssync_pb2.FsyncReason.Name(volume.taken_for),
+            )
+
+    async def _delete_temporaries(self, known: dict[int, fssync_pb2.VolumeInfo]) -> None:
+        disk = self._services.disk
+        for partition in disk.partitions.values():
+            for volume_id in await disk.ids(partition):
+                if volume_id < FIRST_TEMPORARY_ID:
+                    continue
+                if volume_id in known:
+                    await self._fssync.command(
+                        fssync_pb2.FSYNC_NEEDVOLUME,
+                        volume_id,
+                        partition.name,
+                        fssync_pb2.FSYNC_FOR_DELETE,
+                    )
+                await disk.delete(partition, volume_id)
+                if volume_id in known:
+                    await self._fssync.command(fssync_pb2.FSYNC_VOL_DONE, volume_id, partition.name)
+                _log.info("volume.leftover_deleted", volume=volume_id, partition=partition.name)
+
+    async def _entries(self) -> list[Entry]:
+        entries: list[Entry] = []
+        while True:
+            page = await self._services.locations.entries(entries[-1].name if entries else "", 0)
+            if not page:
+                return entries
+            entries += page
+
+    async def _take_up(self, entry: Entry, known: dict[int, fssync_pb2.VolumeInfo]) -> None:
+        """Ends what an operation left: what is there is served, and the entry says so."""
+        disk = self._services.disk
+        for site in entry.sites:
+            if site.partition in disk.partitions:
+                partition = disk.partition(site.partition)
+                break
+        else:
+            _log.warning("entry.not_taken_up", name=entry.name, detail="on no partition of ours")
+            return
+        for volume_id in (entry.read_write_id, kept_backup_id(entry.read_write_id)):
+            if volume_id not in known and await disk.has(partition, volume_id):
+                answer = await self._fssync.command(
+                    fssync_pb2.FSYNC_VOL_ON, volume_id, partition.name
+                )
+                try:
+                    check(answer, volume_id)
+                except AfsError as error:
+                    _log.warning("volume.attach_refused", volume=volume_id, detail=error.detail)
+        settled = await settle(disk, self._services.locations, partition, entry)
+        _log.info(
+            "entry.taken_up",
+            name=entry.name,
+            operation=entry.locked_for,
+            outcome="deleted" if settled is None else "kept",
+        )
+
+    async def _correct_addresses(self, entry: Entry) -> None:
+        """Has an entry tell of our present addresses, if its volume is on a partition of ours."""
+        services = self._services
+        sites: tuple[Site, ...] = ()
+        for site in entry.sites:
+            here = await self._is_here(entry, site.partition)
+            mine = replace(site, file_server=services.file_server, vol_server=services.vol_server)
+            sites += (mine if here else site,)
+        if sites != entry.sites:
+            await services.locations.replace(replace(entry, sites=sites))
+            _log.info("entry.addresses_corrected", name=entry.name)
+
+    async def _is_here(self, entry: Entry, partition: str) -> bool:
+        disk = self._services.disk
+        return partition in disk.partitions and await disk.has(
+            disk.partition(partition), entry.read_write_id
+        )

@@ -1,0 +1,169 @@
+"""VolServer methods that make, delete and switch volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import MAX_QUOTA_KIB
+from afs.types import VolumeType
+from afs.v1 import fssync_pb2, vol_server_pb2
+from afs.volume.volume import SetVolumeFields
+from volserverd.core import steps
+from volserverd.core.steps import Role, Step
+from volserverd.finding import FoundVolume
+from volserverd.fssync_client import check
+from volserverd.operations import Operation
+from volserverd.vldb.entry import kept_backup_id
+from volserverd.vldb.names import check_volume_name
+from volserverd.vol_server_parts import VolServerParts, check_is_here
+from volserverd.volume_work import VolumeWork, WorkOrder
+
+
+class ChangingMethods(VolServerParts):
+    """Methods that change which volumes there are, and their state."""
+
+    async def Create(
+        self, request: vol_server_pb2.CreateRequest, _: Any
+    ) -> vol_server_pb2.CreateResponse:
+        """Makes an empty read-write volume and puts it into service; all or nothing.
+
+        VVOLEXISTS, EINVAL and ENAMETOOLONG for what no volume can have, VDISKFULL.
+        """
+        check_volume_name(request.name)
+        check_quota(request.max_quota_kib)
+        partition = self.services.disk.partition(request.partition)
+
+        async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
+            order = WorkOrder(
+                partition,
+                fssync_pb2.FSYNC_FOR_OPERATOR,
+                {Role.MAIN: request.volume_id},
+                name=request.name,
+                max_quota_kib=request.max_quota_kib,
+            )
+            return VolumeWork(self.services, operation, order), steps.create_steps()
+
+        work = await self.operate("create", prepare)
+        return vol_server_pb2.CreateResponse(
+            volume=await self.detail(partition, work.ids[Role.MAIN])
+        )
+
+    async def Delete(
+        self, request: vol_server_pb2.DeleteRequest, _: Any
+    ) -> vol_server_pb2.DeleteResponse:
+        """Deletes a volume, with its backup volume if it is a read-write one, and its entry.
+
+        Also what is left of a volume that is only on disk, or only in the location database.
+        """
+
+        async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
+            found = await self.claim(operation, request.volume, whole_group=True)
+            order = await self._deletion(found)
+            return VolumeWork(self.services, operation, order), steps.delete_steps(
+                main=Role.MAIN in order.ids,
+                backup=Role.BACKUP in order.ids,
+                entry=found.entry is not None,
+            )
+
+        work = await self.operate("delete", prepare)
+        return vol_server_pb2.DeleteResponse(volume_id=work.deleted_id)
+
+    async def _deletion(self, found: FoundVolume) -> WorkOrder:
+        """Which volumes there are to delete."""
+        disk, ids = self.services.disk, dict[Role, int]()
+        backup_id = kept_backup_id(found.read_write_id)
+        if found.on_disk:
+            ids[Role.BACKUP if found.type is VolumeType.BACKUP else Role.MAIN] = found.volume_id
+        if found.type is VolumeType.READ_WRITE and await disk.has(found.partition, backup_id):
+            ids[Role.BACKUP] = backup_id
+        if not ids and found.type is not VolumeType.READ_WRITE:
+            check_is_here(found)
+        return WorkOrder(
+            found.partition,
+            fssync_pb2.FSYNC_FOR_DELETE,
+            ids,
+            name=found.name,
+            entry=found.entry,
+            asked_id=found.volume_id,
+        )
+
+    async def Offline(
+        self, request: vol_server_pb2.OfflineRequest, _: Any
+    ) -> vol_server_pb2.OfflineResponse:
+        """Takes a volume out of service until Online, also across restarts of the fileserver."""
+        work = await self._set_fields(
+            "offline", request.volume, SetVolumeFields(leave_offline=True), steps.offline_steps()
+        )
+        return vol_server_pb2.OfflineResponse(volume=await self._detail_of(work))
+
+    async def Online(
+        self, request: vol_server_pb2.OnlineRequest, _: Any
+    ) -> vol_server_pb2.OnlineResponse:
+        """Puts a volume into service; one in the error state is looked at anew.
+
+        VSALVAGE if it is still damaged.
+        """
+        work = await self._set_fields(
+            "online", request.volume, SetVolumeFields(leave_offline=False), steps.set_fields_steps()
+        )
+        return vol_server_pb2.OnlineResponse(
+            volume=await self._detail_of(work), give_back_s=work.give_back_s
+        )
+
+    async def SetFields(
+        self, request: vol_server_pb2.SetFieldsRequest, _: Any
+    ) -> vol_server_pb2.SetFieldsResponse:
+        """Changes a volume's quota; EINVAL for one that cannot be. Nothing to set: nothing done."""
+        quota_kib = request.max_quota_kib if request.HasField("max_quota_kib") else None
+        if quota_kib is not None:
+            check_quota(quota_kib)
+        work = await self._set_fields(
+            "setfields",
+            request.volume,
+            SetVolumeFields(max_quota_kib=quota_kib),
+            steps.set_fields_steps(),
+        )
+        return vol_server_pb2.SetFieldsResponse(volume=await self._detail_of(work))
+
+    async def _set_fields(
+        self, name: str, volume: str, fields: SetVolumeFields, plan: Sequence[Step]
+    ) -> VolumeWork:
+        async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
+            found = await self.claim(operation, volume)
+            check_is_here(found)
+            if fields.leave_offline is False:
+                await self._leave_error_state(found)
+            order = WorkOrder(
+                found.partition,
+                fssync_pb2.FSYNC_FOR_OPERATOR,
+                {Role.MAIN: found.volume_id},
+                name=found.name,
+                entry=found.entry,
+                fields=fields,
+            )
+            return VolumeWork(self.services, operation, order), plan
+
+        return await self.operate(name, prepare)
+
+    async def _leave_error_state(self, found: FoundVolume) -> None:
+        """Has the fileserver look again at a volume it holds for damaged, or does not know."""
+        info = await self.fssync.query(found.volume_id)
+        if info is None or info.state == fssync_pb2.VOLUME_STATE_ERROR:
+            answer = await self.fssync.command(
+                fssync_pb2.FSYNC_VOL_ATTACH, found.volume_id, found.partition.name
+            )
+            check(answer, found.volume_id)
+
+    async def _detail_of(self, work: VolumeWork) -> vol_server_pb2.VolumeDetail:
+        return await self.detail(work.partition, work.ids[Role.MAIN])
+
+
+def check_quota(max_quota_kib: int) -> None:
+    """EINVAL for a quota beyond MAX_QUOTA_KIB."""
+    if max_quota_kib > MAX_QUOTA_KIB:
+        raise AfsError(
+            AfsCode.EINVAL,
+            f"max_quota_kib {max_quota_kib}: expected at most {MAX_QUOTA_KIB}; 0 is no limit",
+        )

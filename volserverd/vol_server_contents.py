@@ -1,0 +1,193 @@
+"""VolServer methods that copy contents: Backup, Dump, Restore."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import DUMP_PIECES_BUFFERED
+from afs.types import VolumeType
+from afs.v1 import fssync_pb2, vol_server_pb2
+from volserverd.core import steps
+from volserverd.core.steps import Role, Step
+from volserverd.finding import FoundVolume
+from volserverd.operations import Operation
+from volserverd.piece_queue import PieceQueue
+from volserverd.vldb.entry import kept_backup_id
+from volserverd.vldb.names import check_volume_name
+from volserverd.vol_server_parts import VolServerParts, check_is_here, hung_up
+from volserverd.volume_work import VolumeWork, WorkOrder
+
+
+class ContentsMethods(VolServerParts):
+    """Methods that copy a volume's contents."""
+
+    async def Backup(
+        self, request: vol_server_pb2.BackupRequest, _: Any
+    ) -> AsyncIterator[vol_server_pb2.BackupResponse]:
+        """Clones a read-write volume to its backup volume, NAME.backup, over the one before.
+
+        The read-write volume is out of service while its metadata are copied; that breaks none of
+        its callbacks, unless the volume was not made by Create or Restore: then its header gets the
+        backup's id now, once. EROFS for a volume that is not read-write.
+        """
+
+        async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
+            found = await self.claim(operation, request.volume, whole_group=True)
+            check_is_here(found)
+            _check_read_write(found, "backed up")
+            if found.entry is None:
+                raise AfsError(
+                    AfsCode.VNOVOL, f"volume {found.name} is not in the location database"
+                )
+            backup_id = kept_backup_id(found.read_write_id)
+            order = WorkOrder(
+                found.partition,
+                fssync_pb2.FSYNC_FOR_CLONE,
+                {Role.MAIN: found.volume_id, Role.BACKUP: backup_id},
+                name=found.name,
+                entry=found.entry,
+            )
+            has_backup = await self.services.disk.has(found.partition, backup_id)
+            work = VolumeWork(self.services, operation, order)
+            return work, steps.backup_steps(has_backup=has_backup)
+
+        operation, task = self.begin("backup", prepare)
+        try:
+            while (progress := await operation.next_progress()) is not None:
+                yield vol_server_pb2.BackupResponse(progress=progress)
+            work = await self.outcome(operation, task)
+            yield vol_server_pb2.BackupResponse(
+                volume=await self.detail(work.partition, work.ids[Role.BACKUP])
+            )
+        finally:
+            operation.ask_to_end(hung_up())
+
+    async def Dump(
+        self, request: vol_server_pb2.DumpRequest, _: Any
+    ) -> AsyncIterator[vol_server_pb2.DumpResponse]:
+        """Sends a volume's contents as they are now; the volume is back in service meanwhile.
+
+        A dump that breaks off has no trailer, and no Restore takes it.
+        """
+        pieces = PieceQueue(DUMP_PIECES_BUFFERED)
+
+        async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
+            found = await self.claim(operation, request.volume)
+            check_is_here(found)
+            order = WorkOrder(
+                found.partition,
+                fssync_pb2.FSYNC_FOR_DUMP,
+                {Role.MAIN: found.volume_id},
+                name=found.name,
+                entry=found.entry,
+                pieces=pieces,
+            )
+            return VolumeWork(self.services, operation, order), steps.dump_steps()
+
+        operation, task = self.begin("dump", prepare, streams=True)
+        task.add_done_callback(lambda done: _abort(pieces, done))
+        try:
+            while (piece := await _next(pieces)) is not None:
+                yield vol_server_pb2.DumpResponse(data=piece)
+            await self.outcome(operation, task)
+        finally:
+            operation.ask_to_end(hung_up())
+
+    async def Restore(
+        self, requests: AsyncIterator[vol_server_pb2.RestoreRequest], _: Any
+    ) -> vol_server_pb2.RestoreResponse:
+        """Makes a volume of a dump, or with `overwrite` replaces the contents of one.
+
+        The dump is received and checked as a whole first; a bad one changes nothing (EINVAL, R9),
+        and until it is checked the volume stays in service. A volume that is replaced keeps its
+        name, ids and quota.
+        """
+        opening = await anext(aiter(requests), None)
+        if opening is None or not opening.HasField("open"):
+            raise AfsError(AfsCode.EINVAL, "Restore begins with a message that has `open`")
+        pieces = PieceQueue(DUMP_PIECES_BUFFERED)
+
+        async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
+            order = await self._restoration(operation, opening.open, pieces)
+            plan = steps.restore_over_steps() if order.ids else steps.restore_new_steps()
+            return VolumeWork(self.services, operation, order), plan
+
+        operation, task = self.begin("restore", prepare, streams=True)
+        task.add_done_callback(lambda done: _abort(pieces, done))
+        try:
+            if opening.data:
+                await pieces.put(opening.data)
+            async for message in requests:
+                await pieces.put(message.data)
+            await pieces.end()
+        except AfsError:
+            # Aborted: the operation has ended, and says why below.
+            pass
+        except BaseException:
+            operation.ask_to_end(hung_up())
+            raise
+        work = await self.outcome(operation, task)
+        return vol_server_pb2.RestoreResponse(
+            volume=await self.detail(work.partition, work.ids[Role.MAIN]),
+            give_back_s=work.give_back_s,
+        )
+
+    async def _restoration(
+        self, operation: Operation, request: vol_server_pb2.RestoreOpen, pieces: PieceQueue
+    ) -> WorkOrder:
+        """What is restored where; `ids` is empty for a new volume."""
+        found: FoundVolume | None = None
+        try:
+            found = await self.claim(operation, request.name)
+        except AfsError as error:
+            if error.code is not AfsCode.VNOVOL:
+                raise
+        if found is None:
+            return WorkOrder(
+                self.services.disk.partition(request.partition),
+                fssync_pb2.FSYNC_FOR_RESTORE,
+                {},
+                name=check_volume_name(request.name),
+                pieces=pieces,
+            )
+        if not request.overwrite:
+            raise AfsError(AfsCode.VVOLEXISTS, f"volume {found.name} exists: use overwrite")
+        check_is_here(found)
+        _check_read_write(found, "restored")
+        if request.partition not in ("", found.partition.name):
+            raise AfsError(
+                AfsCode.EINVAL,
+                f"volume {found.name} is on partition {found.partition.name},"
+                f" not {request.partition}",
+            )
+        return WorkOrder(
+            found.partition,
+            fssync_pb2.FSYNC_FOR_RESTORE,
+            {Role.MAIN: found.volume_id},
+            name=found.name,
+            entry=found.entry,
+            pieces=pieces,
+        )
+
+
+def _check_read_write(found: FoundVolume, what: str) -> None:
+    if found.type is not VolumeType.READ_WRITE:
+        raise AfsError(
+            AfsCode.EROFS, f"volume {found.name} is not read-write, so it cannot be {what}"
+        )
+
+
+async def _next(pieces: PieceQueue) -> bytes | None:
+    return await pieces.get()
+
+
+def _abort(pieces: PieceQueue, task: asyncio.Task[VolumeWork]) -> None:
+    """Ends the client's side when the operation has failed."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, AfsError):
+        pieces.abort(error)
+    elif error is not None:
+        pieces.abort(AfsError(AfsCode.VNOSERVICE, "internal error"))
