@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from afs.limits import DRAIN_S
 from afs.runtime.server import DaemonServer
 from afs.v1 import (
     file_server_pb2_grpc,
@@ -106,4 +107,4 @@ async def _serve(
     stop = asyncio.Event()
     ready.set_result((cell, asyncio.get_running_loop(), stop))
     await stop.wait()
-    await server.stop(0)
+    await server.stop(DRAIN_S)

@@ -120,7 +120,9 @@ class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
         self.stores_running += 1
         self.most_stores_running = max(self.stores_running, self.most_stores_running)
         try:
-            first = await anext(requests)
+            first = await anext(requests, None)
+            if first is None:
+                raise AfsError(AfsCode.EINVAL, "the caller left before it said what to store")
             fid = fid_from_wire(first.open.fid)
             staged = self.volume.stage(fid, first.open.offset)
             staged.write(first.data)
