@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from afsctl import orphan_guard
 
@@ -39,7 +40,7 @@ def _start(
     argv: Sequence[str], log: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -48,6 +49,13 @@ def _start(
             # A Ctrl-C at the terminal is for the owner alone, who then stops the daemons in order.
             start_new_session=True,
         )
+    _started.append(child)
+    return child
+
+
+# Keeps what was started: a Popen that is forgotten while its process runs takes that for a mistake,
+# but the daemons of a background cell are meant to run on.
+_started: Final[list[subprocess.Popen[bytes]]] = []
 
 
 class _LongLivedThread:

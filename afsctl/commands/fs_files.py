@@ -149,9 +149,10 @@ def make_directory(
         raise typer.BadParameter(
             f"{mode!r}: expected an octal number", param_hint="--mode"
         ) from None
+    volumes = Volumes(find_address(Door.LOCATION, location, cell), file_server)
 
     async def run() -> None:
-        async with _parent(path, file_server, location, cell) as (parent, name):
+        async with _parent(path, volumes) as (parent, name):
             await parent.server.MakeDir(
                 file_server_pb2.MakeDirRequest(
                     directory=parent.fid, name=name, set_status=types_pb2.SetStatus(mode=bits)
@@ -172,9 +173,10 @@ def remove(
     cell: CellDirOption = DEFAULT_CELL_DIR,
 ) -> None:
     """Remove a file, a symbolic link or a directory."""
+    volumes = Volumes(find_address(Door.LOCATION, location, cell), file_server)
 
     async def run() -> None:
-        async with _parent(path, file_server, location, cell) as (parent, name):
+        async with _parent(path, volumes) as (parent, name):
             lookup = file_server_pb2.LookupRequest(directory=parent.fid, name=name)
             status = (await parent.server.Lookup(lookup)).status
             await _remove(
@@ -195,9 +197,10 @@ def rename(
     cell: CellDirOption = DEFAULT_CELL_DIR,
 ) -> None:
     """Give a file or directory another name in the same volume, replacing what has it."""
+    volumes = Volumes(find_address(Door.LOCATION, location, cell), file_server)
 
     async def run() -> None:
-        async with Volumes(find_address(Door.LOCATION, location, cell), file_server) as volumes:
+        async with volumes:
             old_path, new_path = VolumePath.parse(old), VolumePath.parse(new)
             old_parent = await volumes.find_parent(old_path)
             new_parent = await volumes.find_parent(new_path)
@@ -224,9 +227,10 @@ def link(
     cell: CellDirOption = DEFAULT_CELL_DIR,
 ) -> None:
     """Make a symbolic link."""
+    volumes = Volumes(find_address(Door.LOCATION, location, cell), file_server)
 
     async def run() -> None:
-        async with _parent(path, file_server, location, cell) as (parent, name):
+        async with _parent(path, volumes) as (parent, name):
             await parent.server.Symlink(
                 file_server_pb2.SymlinkRequest(directory=parent.fid, name=name, target=target)
             )
@@ -235,11 +239,9 @@ def link(
 
 
 @asynccontextmanager
-async def _parent(
-    path: str, file_server: str | None, location: str | None, cell: CellDirOption
-) -> AsyncIterator[tuple[Place, str]]:
+async def _parent(path: str, volumes: Volumes) -> AsyncIterator[tuple[Place, str]]:
     """The directory that a path's last name is or would be in, and that name."""
-    async with Volumes(find_address(Door.LOCATION, location, cell), file_server) as volumes:
+    async with volumes:
         parsed = VolumePath.parse(path)
         yield await volumes.find_parent(parsed), parsed.name
 
