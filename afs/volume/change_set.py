@@ -1,13 +1,13 @@
 """What a batch of changes will do to a volume, gathered in memory until the batch is committed.
 
 Theory of operation
-    The rules (`namespace`) read and write through a `ChangeSet`. It answers from what was changed so far and else from
-    the layer below it: for a batch the store's `Tables`, for a single change the batch. A change that fails is
-    simply thrown away, so none is ever half done; one that succeeds is folded into the batch (`fold`), which the
-    store writes in one transaction.
+    The rules (`namespace`) read and write through a `ChangeSet`. It answers from what was changed
+    so far and else from the layer below it: for a batch the store's `Tables`, for a single change
+    the batch. A change that fails is simply thrown away, so none is ever half done; one that
+    succeeds is folded into the batch (`fold`), which the store writes in one transaction.
 
-    The volume's counters (used_kib, file_count, next_uniquifier, …) follow from what is put and removed, so no rule can
-    forget them.
+    The volume's counters (used_kib, file_count, next_uniquifier, …) follow from what is put and
+    removed, so no rule can forget them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from afs.volume.file_data import ChunkRef, FileEdit, is_inline
 class VolumeState:
     """The header, and the counters that are nobody's business outside the volume.
 
-    `next_vnode` and `next_uniquifier` never go back, so no Fid is ever given twice; `max_data_version` is the largest
-    DataVersion any vnode ever had.
+    `next_vnode` and `next_uniquifier` never go back, so no Fid is ever given twice;
+    `max_data_version` is the largest DataVersion any vnode ever had.
     """
 
     header: VolumeHeader

@@ -1,7 +1,8 @@
 """The checksum that every row and inline datum carries, verified whenever one is read.
 
-BLAKE3 shortened to 64 bits: a row is some hundred bytes, one call costs about a microsecond, and unlike a CRC it also
-tells a row that was written in the wrong place, because its key is hashed along.
+BLAKE3 shortened to 64 bits: a row is some hundred bytes, one call costs about a microsecond, and
+unlike a CRC it also tells a row that was written in the wrong place, because its key is hashed
+along.
 """
 
 from __future__ import annotations

@@ -1,19 +1,22 @@
 """The chunks of one volume group: immutable files named by their BLAKE3, shared by a volume and its clones.
 
 Theory of operation
-    A chunk lies in `chunks/<2 hex>/<hex>`. It is first written to `staging/<owner>.<token>.<hex>`, where owner is the
-    volume (its database's stem) it is for; then fsynced; then hard-linked to its place, and the place's folder fsynced.
-    The name in `staging` stays until the reference is committed, so whatever removes the chunk's own name
-    cannot take its bytes away: at the commit it is linked again (`ensure_linked`).
+    A chunk lies in `chunks/<2 hex>/<hex>`. It is first written to `staging/<owner>.<token>.<hex>`,
+    where owner is the volume (its database's stem) it is for; then fsynced; then hard-linked to its
+    place, and the place's folder fsynced. The name in `staging` stays until the reference is
+    committed, so whatever removes the chunk's own name cannot take its bytes away: at the commit it
+    is linked again (`ensure_linked`).
 
-    A chunk is removed (`remove`) only when no database of the group refers to it. Look and removal happen under the
-    group's lock held exclusively, link and commit under the same lock held shared; the lock is a flock, so this
-    holds between processes too. Chunks that a reader of this process still needs are *pinned* and not removed.
+    A chunk is removed (`remove`) only when no database of the group refers to it. Look and removal
+    happen under the group's lock held exclusively, link and commit under the same lock held shared;
+    the lock is a flock, so this holds between processes too. Chunks that a reader of this process
+    still needs are *pinned* and not removed.
 
     C1  A committed reference names a durable chunk.
     C2  What is served has the hash it is named by; else EIO.
     C3  A chunk in use, staged or referenced is never removed.
-    C4  After a crash every leftover has a name in `staging` with its owner's stem, or no reference: both are found.
+    C4  After a crash every leftover has a name in `staging` with its owner's stem, or no reference:
+        both are found.
 """
 
 from __future__ import annotations
@@ -37,12 +40,14 @@ from afs.limits import CHUNK_BYTES, MIB
 from afs.runtime.files import fsync_dir
 from afs.volume.file_data import ChunkRef
 
-# Threads that fsync chunks while more arrive: fsyncs of several files share the disk's journal commits.
+# Threads that fsync chunks while more arrive: fsyncs of several files share the disk's journal
+# commits.
 _SYNC_THREADS: Final = 4
-# Chunks of one writer that may be on their way to the disk, each with an open file and up to 1 MiB of dirty pages.
+# Chunks of one writer that may be on their way to the disk, each with an open file and up to 1 MiB
+# of dirty pages.
 _SYNCS_OUTSTANDING_MAX: Final = 16
-# New data is refused while less than this is free, so that what frees space (a removal) still finds room to commit;
-# on small partitions a share of the size instead.
+# New data is refused while less than this is free, so that what frees space (a removal) still finds
+# room to commit; on small partitions a share of the size instead.
 _RESERVE_BYTES: Final = 8 * MIB
 _RESERVE_SHARE: Final = 32
 

@@ -1,22 +1,23 @@
 """Removes chunks that no file of a volume group uses any more.
 
-A volume's `garbage` table names the chunks its files let go of; it is a hint, and each is looked for again here in every
-database of the group, under the group's lock, before it goes. A chunk in another volume's garbage table is left to that volume,
-because its readers may still have it pinned.
+A volume's `garbage` table names the chunks its files let go of; it is a hint, and each is looked
+for again here in every database of the group, under the group's lock, before it goes. A chunk in
+another volume's garbage table is left to that volume, because its readers may still have it pinned.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from afs.volume import sqlite_tables as rows
 from afs.volume.chunk_store import ChunkStore
 
-# Chunks looked at in one go: bounds how long a commit waits for the group's lock, to a few milliseconds.
+# Chunks looked at in one go: bounds how long a commit waits for the group's lock, to a few
+# milliseconds.
 _SLICE_CHUNKS: Final = 64
 
 
@@ -26,6 +27,7 @@ def collect_garbage(
     chunks: ChunkStore,
     after: bytes | None,
     strays: set[bytes],
+    before_writing: Callable[[], None] = lambda: None,
 ) -> bytes | None:
     """Removes one slice of a volume's garbage; where the next slice begins, None after the last.
 
@@ -33,14 +35,17 @@ def collect_garbage(
         writer: the volume's writing connection, no transaction open.
         path: its database.
         chunks: its group's chunks.
-        after: where to begin in the garbage table (b"": from the start); None for nothing but strays.
+        after: where to begin in the garbage table (b"": from the start); None for nothing but
+            strays.
         strays: hashes of chunks beside those in the table; the ones dealt with are taken out.
+        before_writing: called before the database is changed, if it is.
     """
     garbage = [] if after is None else rows.read_garbage(writer, after, _SLICE_CHUNKS)
     stray = [digest for digest, _ in zip(strays, range(_SLICE_CHUNKS), strict=False)]
     done = remove_unreferenced([*garbage, *stray], chunks, own=writer, own_path=path)
-    strays.difference_update(stray)
-    if done:
+    strays.difference_update(done)
+    if done and garbage:
+        before_writing()
         # Losing this in a crash only means to look again: no fsync for it.
         writer.execute("PRAGMA synchronous = NORMAL")
         try:
@@ -66,7 +71,8 @@ def remove_unreferenced(
     Args:
         digests: the hashes of the candidates.
         chunks: the chunks of the group.
-        own: a connection to the database whose own garbage table does not count; None if it is gone.
+        own: a connection to the database whose own garbage table does not count; None if it is
+            gone.
         own_path: that database.
     """
     candidates = [digest for digest in digests if not chunks.is_pinned(digest)]
@@ -78,7 +84,8 @@ def remove_unreferenced(
         for digest in candidates:
             if own is not None and rows.is_referenced(own, digest, garbage_counts=False):
                 continue
-            # A reader that pins it only now read its file before the change, and will notice (`_try_snapshot`).
+            # A reader that pins it only now read its file before the change, and will notice
+            # (`_try_snapshot`).
             if not any(_refers(other, digest) for other in others):
                 chunks.remove(digest)
     return candidates
@@ -103,9 +110,7 @@ def _other_databases(
             if path == own_path:
                 continue
             try:
-                connection = stack.enter_context(
-                    contextlib.closing(rows.connect(path, read_only=True))
-                )
+                connection = stack.enter_context(contextlib.closing(rows.connect(path)))
                 connection.execute(
                     "SELECT EXISTS (SELECT 1 FROM chunks), EXISTS (SELECT 1 FROM garbage)"
                 ).fetchone()

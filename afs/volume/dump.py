@@ -1,7 +1,7 @@
 """Writes a volume as a dump: one stream of bytes that `restore` makes a volume of again.
 
-Order: HEADER; then for each vnode, by number, those of its chunks that were not dumped before (CHUNK frames), a VNODE
-frame, and MORE frames if its entries or chunks do not fit in one; TRAILER.
+Order: HEADER; then for each vnode, by number, those of its chunks that were not dumped before
+(CHUNK frames), a VNODE frame, and MORE frames if its entries or chunks do not fit in one; TRAILER.
 """
 
 from __future__ import annotations

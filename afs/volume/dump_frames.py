@@ -2,9 +2,10 @@
 
 Format, version 1. All numbers little-endian.
     start     the 16 bytes of MAGIC, then the version in 4 bytes
-    frame     kind (1 byte), length of the payload (4 bytes), payload, and the first 8 bytes of the BLAKE3 over
-              kind, length and payload
-    kinds     HEADER once and first; VNODE, MORE and CHUNK as described in `dump`; TRAILER once and last
+    frame     kind (1 byte), length of the payload (4 bytes), payload, and the first 8 bytes of the
+              BLAKE3 over kind, length and payload
+    kinds     HEADER once and first; VNODE, MORE and CHUNK as described in `dump`; TRAILER once and
+        last
     end       nothing follows the TRAILER; it holds the BLAKE3 over every byte before its frame
 
 The payloads are the messages of `proto/afs/v1/dump.proto`.

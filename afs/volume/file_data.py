@@ -1,16 +1,19 @@
 """How a file's data is kept, and the rules for changing it; no I/O of its own.
 
 Theory of operation
-    A file of at most INLINE_MAX_BYTES is *inline*: its bytes stand in the volume's database. A longer one is a row of
-    *chunks* on a fixed grid: position p covers bytes p * CHUNK_BYTES up to (p + 1) * CHUNK_BYTES. A chunk is
-    immutable and named by the BLAKE3 of its bytes; a `ChunkRef` says how many of its leading bytes count. What no
-    chunk covers reads as zeroes, so a hole costs nothing and a truncation never has to write data.
+    A file of at most INLINE_MAX_BYTES is *inline*: its bytes stand in the volume's database. A
+    longer one is a row of *chunks* on a fixed grid: position p covers bytes p * CHUNK_BYTES up to
+    (p + 1) * CHUNK_BYTES. A chunk is immutable and named by the BLAKE3 of its bytes; a `ChunkRef`
+    says how many of its leading bytes count. What no chunk covers reads as zeroes, so a hole costs
+    nothing and a truncation never has to write data.
 
-    D1  A file is inline if and only if its length is at most INLINE_MAX_BYTES (so a missing inline row is damage).
+    D1  A file is inline if and only if its length is at most INLINE_MAX_BYTES (so a missing inline
+        row is damage).
     D2  Every ChunkRef of a file ends within the file.
 
-    A change of data is a `FileEdit`, relative to what is stored; edits of one file compose (`then`). An edit is
-    computed at the moment of the commit, against the file as it is then, whatever it was when staging began.
+    A change of data is a `FileEdit`, relative to what is stored; edits of one file compose
+    (`then`). An edit is computed at the moment of the commit, against the file as it is then,
+    whatever it was when staging began.
 """
 
 from __future__ import annotations
@@ -48,8 +51,9 @@ class Piece(NamedTuple):
 class FileEdit:
     """A change of one file's data, relative to what is stored.
 
-    With `inline` set, the file becomes these bytes. Else it is chunked: positions below `keep` stay as stored, the
-    others become holes, and then `chunks` replaces single positions (None makes a hole).
+    With `inline` set, the file becomes these bytes. Else it is chunked: positions below `keep` stay
+    as stored, the others become holes, and then `chunks` replaces single positions (None makes a
+    hole).
     """
 
     inline: bytes | None = None
@@ -167,7 +171,8 @@ def _chunked_base(
 ) -> tuple[int, dict[int, ChunkRef | None]]:
     """What stays of a file resized to `length` that becomes, or remains, chunked: (keep, chunks).
 
-    An inline file's bytes move into chunk 0, unless staged data begins there: then the caller merges the two.
+    An inline file's bytes move into chunk 0, unless staged data begins there: then the caller
+    merges the two.
     """
     if is_inline(view.length):
         if data_from < CHUNK_BYTES:

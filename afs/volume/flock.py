@@ -26,7 +26,8 @@ class FileLock:
                 raise disk_error(error, f"the lock {path.name} cannot be opened") from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The file may have been removed between opening and locking; then the lock locks nothing.
+                # The file may have been removed between opening and locking; then the lock locks
+                # nothing.
                 if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     return cls(path, descriptor)
             except BlockingIOError:

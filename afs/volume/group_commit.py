@@ -1,11 +1,13 @@
 """Group commit: what arrives while one commit is under way is committed together by the next.
 
 Theory of operation
-    `submit` queues a change and waits for its outcome. One task at a time takes up to GROUP_COMMIT_MAX queued changes
-    and applies them in a thread; a single writer so pays one fsync, and many writers share one. When the queue is
-    empty the volume's garbage is collected, in slices, a new change waiting for at most one of them.
+    `submit` queues a change and waits for its outcome. One task at a time takes up to
+    GROUP_COMMIT_MAX queued changes and applies them in a thread; a single writer so pays one fsync,
+    and many writers share one. When the queue is empty the volume's garbage is collected, in
+    slices, a new change waiting for at most one of them.
 
-    A caller that is cancelled while it waits leaves its change queued: it may happen or not, as with any lost answer.
+    A caller that is cancelled while it waits leaves its change queued: it may happen or not, as
+    with any lost answer.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """The rules of every change to a volume, written once over `ChangeSet` for both stores.
 
 Theory of operation
-    `perform` tries one change on a change set of its own and returns its Outcome, or raises AfsError and leaves
-    nothing behind. Every rule checks first and writes last.
+    `perform` tries one change on a change set of its own and returns its Outcome, or raises
+    AfsError and leaves nothing behind. Every rule checks first and writes last.
 
-    N1  Directories have odd vnode numbers, files and symbolic links even ones; no Fid is given twice.
-    N2  A directory's length is the number of its entries, its link count 2 + the number of its subdirectories.
+    N1  Directories have odd vnode numbers, files and symbolic links even ones; no Fid is given
+        twice.
+    N2  A directory's length is the number of its entries, its link count 2 + the number of its
+        subdirectories.
     N3  A file's link count is the number of names it has, all of them in its parent directory.
     N4  Following `parent` from any directory ends at the root.
-    N5  A DataVersion grows with every change of the data (of a directory: of its entries), and never goes back.
+    N5  A DataVersion grows with every change of the data (of a directory: of its entries), and
+        never goes back.
     N6  used_kib never grows beyond a quota.
 """
 
@@ -78,7 +81,8 @@ def perform(batch: ChangeSet, mutation: Mutation, now_ns: int) -> Outcome:
         now_ns: the server's wall clock, in nanoseconds since the Unix epoch.
 
     Raises:
-        AfsError: as the change's own docstring says, EROFS, VOVERQUOTA; the batch is then as it was.
+        AfsError: as the change's own docstring says, EROFS, VOVERQUOTA; the batch is then as it
+        was.
     """
     before = batch.state().header
     if before.type is not VolumeType.READ_WRITE and not isinstance(mutation, SetVolumeFields):

@@ -1,19 +1,20 @@
 """A partition: the directory that holds volume groups, and who may use what in it.
 
-Layout: `groups/<read-write id>/<volume id>.db` with `.lock` and `.seal` beside it, and the group's `chunks/` and
-`staging/`. A daemon holds `<holder>.lock` of the partition while it runs, so a second of its kind is refused; and the lock of
-each volume it has open, so that no volume is ever open twice, whatever FSSync says.
+Layout: `groups/<read-write id>/<volume id>.db` with `.lock` and `.seal` beside it, and the group's
+`chunks/` and `staging/`. A daemon holds `<holder>.lock` of the partition while it runs, so a second
+of its kind is refused; and the lock of each volume it has open, so that no volume is ever open
+twice, whatever FSSync says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,8 +60,8 @@ class Partition:
             holder: what kind of daemon asks, for instance "afsd": one of a kind at a time.
 
         Raises:
-            AfsError: EINVAL for something else than a partition or an empty directory; VBUSY if another of the same
-                kind has it; VDISKFULL, VIO.
+            AfsError: EINVAL for something else than a partition or an empty directory; VBUSY if
+                another of the same kind has it; VDISKFULL, VIO.
         """
         path = path.absolute()
         try:
@@ -108,7 +109,8 @@ class Partition:
         """Opens a volume; it is then this process's alone until it is closed.
 
         Raises:
-            AfsError: VNOVOL; VBUSY if it is open already, here or elsewhere; VSALVAGE if it is damaged.
+            AfsError: VNOVOL; VBUSY if it is open already, here or elsewhere; VSALVAGE if it is
+            damaged.
         """
         group = self._find(volume_id)
         lock = self._take(group, volume_id)
@@ -163,12 +165,13 @@ class Partition:
     ) -> None:
         """Makes a clone of a volume as it is at this moment, in its group, over an older clone of that id.
 
-        Copies the database, no chunks. The new header has the clone's id, name and type and `cloned_ns`; its
-        change counter is larger than that of the clone it replaces, its incarnation the same.
+        Copies the database, no chunks. The new header has the clone's id, name and type and
+        `cloned_ns`; its change counter is larger than that of the clone it replaces, its
+        incarnation the same.
 
         Raises:
-            AfsError: VBUSY if a volume of that id is open; VVOLEXISTS if it is a read-write volume or no clone of this
-                group; VDISKFULL, VIO.
+            AfsError: VBUSY if a volume of that id is open; VVOLEXISTS if it is a read-write volume
+                or no clone of this group; VDISKFULL, VIO.
         """
         check_volume_name(name)
         group = self._group(source.header().read_write_id)
@@ -226,8 +229,7 @@ class Partition:
         path = group.database(volume_id)
         with disk_errors():
             check_header(path)
-            clean = check_seal(path)
-            if not clean:
+            if not check_seal(path):
                 check_rows(path)
         try:
             volume = SqliteVolume(path, group.chunks, clock_ns=clock_ns, release=lock.release)
@@ -243,10 +245,9 @@ class Partition:
                 AfsCode.VSALVAGE,
                 f"the database of volume {volume_id} says it is volume {volume.volume_id}",
             )
-        if not clean:
-            with disk_errors(), group.chunks.lock(exclusive=True):
-                leftovers = group.chunks.clear_leftovers(str(volume_id))
-            volume.add_strays(leftovers)
+        with disk_errors(), group.chunks.lock(exclusive=True):
+            leftovers = group.chunks.clear_leftovers(str(volume_id))
+        volume.add_strays(leftovers)
         return volume
 
     def _copy(
@@ -261,16 +262,10 @@ class Partition:
         """Writes a clone's database: the source's, with another header."""
         old: VolumeHeader | None = None
         if group.database(volume_id).exists():
-            with afs_errors():
-                try:
-                    connection = rows.connect(group.database(volume_id), read_only=True)
-                    try:
-                        old = rows.read_state(connection).header
-                    finally:
-                        connection.close()
-                except AfsError:
-                    # A damaged clone is replaced by a new one.
-                    old = None
+            # A damaged clone is replaced by a new one.
+            with contextlib.suppress(AfsError), afs_errors():
+                with contextlib.closing(rows.connect(group.database(volume_id))) as connection:
+                    old = rows.read_state(connection).header
         # From copying the references to their commit nothing may collect the chunks.
         with group.chunks.lock(exclusive=False), afs_errors(), _closing(path) as connection:
             with source.reading() as moment:
@@ -337,7 +332,7 @@ class Partition:
         return lock
 
 
-@contextmanager
+@contextlib.contextmanager
 def _closing(path: Path) -> Iterator[sqlite3.Connection]:
     connection = rows.create_database(path)
     try:

@@ -85,7 +85,8 @@ def _check_move(change: ChangeSet, vnode: Vnode, new_directory: Vnode) -> None:
             )
         return
     ancestor = new_directory
-    # The bound is the number of vnodes: a longer way up would be a loop, which only damage can make (N4).
+    # The bound is the number of vnodes: a longer way up would be a loop, which only damage can make
+    # (N4).
     for _ in range(change.state().header.file_count + 1):
         if ancestor.fid == vnode.fid:
             raise AfsError(

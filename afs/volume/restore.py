@@ -1,13 +1,15 @@
 """Makes a volume of a dump; nothing is touched before the whole dump was received and found good (R9).
 
 Theory of operation
-    A `Restore` takes the dump's bytes as they come (`feed`) into a temporary database of the volume's group, checking
-    each frame; `finish` checks the whole: checksum, counts, that every name leads somewhere and every vnode lies
-    under the root. Only then can it be put in place (`put_in_place`), which is quick, and what the volume has to be
-    offline for. Whatever goes wrong before leaves the volume as it was.
+    A `Restore` takes the dump's bytes as they come (`feed`) into a temporary database of the
+    volume's group, checking each frame; `finish` checks the whole: checksum, counts, that every
+    name leads somewhere and every vnode lies under the root. Only then can it be put in place
+    (`put_in_place`), which is quick, and what the volume has to be offline for. Whatever goes wrong
+    before leaves the volume as it was.
 
-    Restored over a volume, the new contents take over what clients may rely on: id, name, type, incarnation and quota
-    stay, the counters go on, and DataVersions are given so that no client takes old data for new (`restore_over`).
+    Restored over a volume, the new contents take over what clients may rely on: id, name, type,
+    incarnation and quota stay, the counters go on, and DataVersions are given so that no client
+    takes old data for new (`restore_over`).
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class Restore:
                 self._path = self._stack.enter_context(self._group.new_database(volume_id))
                 self._connection = rows.create_database(self._path)
                 self._stack.callback(self._connection.close)
-                # If we crash, the temporary database is thrown away; `put_in_place` makes it durable.
+                # If we crash, the temporary database is thrown away; `put_in_place` makes it
+                # durable.
                 self._connection.execute("PRAGMA synchronous = OFF")
                 self._connection.execute("BEGIN")
         except BaseException:
@@ -128,8 +131,8 @@ class Restore:
         """Makes the volume what the dump says, durable on return; nobody may have it open. Its new header.
 
         Raises:
-            AfsError: VBUSY if the volume is open; VSALVAGE if it is too damaged to go on from (delete it first);
-                VDISKFULL, VIO. The volume is then as it was.
+            AfsError: VBUSY if the volume is open; VSALVAGE if it is too damaged to go on from
+                (delete it first); VDISKFULL, VIO. The volume is then as it was.
         """
         assert self._finished, "only a dump that was checked is put in place"
         lock = FileLock.take(self._group.path / f"{self._volume_id}.lock")

@@ -1,9 +1,12 @@
 """What restored contents take over from the volume they replace, so that no client takes old data for new.
 
-V1  Id, name, type, group, incarnation, quota, creation time and what was said about being offline stay.
-V2  change_counter grows; next_vnode and next_uniquifier are the larger of both: no Fid is ever given twice.
-V3  A vnode with the same Fid, type and contents keeps its DataVersion; every other one gets a DataVersion that
-    no vnode of the volume ever had. So a client that asks again refetches exactly what changed.
+V1  Id, name, type, group, incarnation, quota, creation time and what was said about being offline
+    stay.
+V2  change_counter grows; next_vnode and next_uniquifier are the larger of both: no Fid is ever
+    given twice.
+V3  A vnode with the same Fid, type and contents keeps its DataVersion; every other one gets a
+    DataVersion that no vnode of the volume ever had. So a client that asks again refetches exactly
+    what changed.
 """
 
 from __future__ import annotations
@@ -24,17 +27,18 @@ _ENTRY_COLUMNS: Final = "directory, name, vnode, uniquifier, type"
 
 # The vnodes whose contents are not the same in both databases.
 _DIFFERENT: Final = f"""
-SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM main.chunks EXCEPT SELECT {_CHUNK_COLUMNS} FROM old.chunks)
-UNION SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM old.chunks EXCEPT SELECT {_CHUNK_COLUMNS} FROM main.chunks)
-UNION SELECT directory FROM (SELECT {_ENTRY_COLUMNS} FROM main.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM old.entries)
-UNION SELECT directory FROM (SELECT {_ENTRY_COLUMNS} FROM old.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM main.entries)
-UNION SELECT new.vnode FROM main.inline_data AS new LEFT JOIN old.inline_data AS was USING (vnode)
-    WHERE was.data IS NOT new.data
+SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM main.chunks EXCEPT SELECT {_CHUNK_COLUMNS} FROM
+old.chunks) UNION SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM old.chunks EXCEPT SELECT
+{_CHUNK_COLUMNS} FROM main.chunks) UNION SELECT directory FROM (SELECT {_ENTRY_COLUMNS} FROM
+main.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM old.entries) UNION SELECT directory FROM (SELECT
+{_ENTRY_COLUMNS} FROM old.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM main.entries) UNION SELECT
+new.vnode FROM main.inline_data AS new LEFT JOIN old.inline_data AS was USING (vnode) WHERE was.data
+IS NOT new.data
 """
 
 _SAME: Final = """
-SELECT new.vnode, was.data_version FROM main.vnodes AS new JOIN old.vnodes AS was
-    ON (new.vnode, new.uniquifier, new.type, new.length) = (was.vnode, was.uniquifier, was.type, was.length)
+SELECT new.vnode, was.data_version FROM main.vnodes AS new JOIN old.vnodes AS was ON (new.vnode,
+    new.uniquifier, new.type, new.length) = (was.vnode, was.uniquifier, was.type, was.length)
 """
 
 
@@ -51,7 +55,8 @@ def carry_over(connection: sqlite3.Connection, old: Path, now_ns: int) -> None:
         now_ns: the wall clock, nanoseconds since the Unix epoch.
 
     Raises:
-        AfsError: VSALVAGE if the old header is damaged; of other damage, all is taken to have changed.
+        AfsError: VSALVAGE if the old header is damaged; of other damage, all is taken to have
+        changed.
     """
     before = _old_state(old)
     restored = rows.read_state(connection)

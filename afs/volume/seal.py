@@ -1,7 +1,8 @@
 """The seal of a cleanly detached volume: a hash over its whole database, so that damage at rest is found on opening.
 
-A seal `<id>.seal` is written when the volume is closed and taken away, durably, before its first change after that. A
-volume without a seal was not cleanly detached, and is checked row by row instead (`verify`).
+A seal `<id>.seal` is written when the volume is closed and taken away, durably, before its first
+change after that. A volume without a seal was not cleanly detached, and is checked row by row
+instead (`verify`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def check_seal(database: Path) -> bool:
     Raises:
         AfsError: VSALVAGE if it has a seal that does not fit it.
     """
+    wal = database.with_name(database.name + "-wal")
+    if wal.exists() and wal.stat().st_size:
+        return False
     try:
         seal = seal_path(database).read_bytes()
     except FileNotFoundError:

@@ -1,13 +1,15 @@
 """A volume on disk: one SQLite database and the chunks of its group.
 
 Theory of operation
-    One thread at a time writes (`_writing`), on a connection of its own; readers have others, so that in WAL mode they
-    never wait for a commit's fsync. A commit is published to the vnode cache and the header after it is durable; what
-    a reader loads meanwhile is kept only if no commit came in between (`VnodeCache.offer`).
+    One thread at a time writes (`_writing`), on a connection of its own; readers have others, so
+    that in WAL mode they never wait for a commit's fsync. A commit is published to the vnode cache
+    and the header after it is durable; what a reader loads meanwhile is kept only if no commit came
+    in between (`VnodeCache.offer`).
 
-    Order on disk, for a file with chunks: chunks written and fsynced, linked to their places, folders fsynced (all
-    before `apply`, or within it for merged edges), then the commit of the references (WAL, synchronous=FULL). A crash
-    in between leaves chunks that nothing refers to; they are garbage, never a reference without a chunk (C1).
+    Order on disk, for a file with chunks: chunks written and fsynced, linked to their places,
+    folders fsynced (all before `apply`, or within it for merged edges), then the commit of the
+    references (WAL, synchronous=FULL). A crash in between leaves chunks that nothing refers to;
+    they are garbage, never a reference without a chunk (C1).
 
     Garbage is collected by and by (`collect`), after a commit made some.
 """
@@ -88,12 +90,14 @@ class SqliteVolume(Volume):
         self._release = release
         self._sealed = seal_path(path).exists()
         self._closed = False
-        # Set when a commit failed in a way that leaves open what is on disk; only a new opening can tell.
+        # Set when a commit failed in a way that leaves open what is on disk; only a new opening can
+        # tell.
         self._failure: AfsError | None = None
         self._write_lock = threading.Lock()
         self._readers: list[sqlite3.Connection] = []
         self._cache = VnodeCache()
-        # Chunks that were linked for data which was then not stored: garbage that no table knows of.
+        # Chunks that were linked for data which was then not stored: garbage that no table knows
+        # of.
         self._strays: set[bytes] = set()
         # Garbage up to this hash was looked at; None: all of it.
         self._collected_to: bytes | None = b""
@@ -191,7 +195,8 @@ class SqliteVolume(Volume):
                 self._check_open()
                 if self._failure is not None:
                     raise self._failure
-                # The group's lock keeps chunks that are linked already from being collected before the commit.
+                # The group's lock keeps chunks that are linked already from being collected before
+                # the commit.
                 with self.chunks.lock(exclusive=False):
                     batch, answers = self._perform_all(mutations)
                     self._commit(batch, mutations, answers)
@@ -213,11 +218,17 @@ class SqliteVolume(Volume):
                 self._collected_to = b""
             if self._collected_to is None and not self._strays:
                 return False
+            strays = len(self._strays)
             with afs_errors():
                 self._collected_to = collect_garbage(
-                    self._writer, self.path, self.chunks, self._collected_to, self._strays
+                    self._writer,
+                    self.path,
+                    self.chunks,
+                    self._collected_to,
+                    self._strays,
+                    self._unseal,
                 )
-            return self._collected_to is not None or bool(self._strays)
+            return self._collected_to is not None or 0 < len(self._strays) < strays
 
     def close(self) -> None:
         with self._write_lock:
@@ -359,8 +370,8 @@ class SqliteVolume(Volume):
                 )
             )
         snapshot = StoredSnapshot(vnode, None, refs, self)
-        # The chunks are pinned now. If no commit was published since, none of them can have been collected; if one
-        # was, none of this file's can, as long as the file is the same.
+        # The chunks are pinned now. If no commit was published since, none of them can have been
+        # collected; if one was, none of this file's can, as long as the file is the same.
         if self._cache.version != moment.version:
             with self.reading() as now:
                 current = rows.read_vnode(now.connection, self.volume_id, fid.vnode)
@@ -427,9 +438,11 @@ class SqliteVolume(Volume):
             self._writer.executemany(
                 "INSERT OR IGNORE INTO garbage VALUES (?)", [(digest,) for digest in self._strays]
             )
-        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert not (self._sealed and self._writer.total_changes), "changed under its seal"
+        complete = rows.checkpoint(self._writer)
         self._writer.close()
-        if not self._sealed and self._failure is None:
+        # Sealed is only what is all in the database and in no WAL.
+        if complete and not self._sealed and self._failure is None:
             put_seal(self.path)
 
 

@@ -1,10 +1,12 @@
 """A volume's SQLite database: its schema, its rows and their checksums.
 
-Every row's last column is a `checksum` over its table, key and values, verified whenever the row is read.
+Every row's last column is a `checksum` over its table, key and values, verified whenever the row is
+read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -80,11 +82,10 @@ CREATE TABLE garbage (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 """
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode, for use under the caller's own locks; never creates the file."""
-    mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
+        f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
@@ -93,8 +94,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     # Whatever the schema of a damaged or hostile file says, no code of its choosing runs.
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
-    if not read_only:
-        connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA synchronous = FULL")
     return connection
 
 
@@ -108,12 +108,31 @@ def create_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def checkpoint(connection: sqlite3.Connection) -> bool:
+    """Moves all of the WAL into the database and empties it; waits for readers.
+
+    False if a reader was in the way for too long; then the WAL still counts.
+    """
+    busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    return not busy
+
+
+def check_schema(connection: sqlite3.Connection) -> None:
+    """EIO unless the database has exactly the tables and indexes we give it."""
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(_SCHEMA)
+        expected = model.execute(query).fetchall()
+    if connection.execute(query).fetchall() != expected:
+        raise damaged("sqlite_master", "the schema")
+
+
 def damaged(table: str, key: object) -> AfsError:
     """The error for a row that is not what was written."""
     return AfsError(AfsCode.EIO, f"a row of {table} is damaged: {key}")
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def read_state(connection: sqlite3.Connection) -> VolumeState:
@@ -255,7 +274,7 @@ def read_garbage(connection: sqlite3.Connection, after: bytes, limit: int) -> li
     return [row[0] for row in rows]
 
 
-# --- writing -------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def write_state(connection: sqlite3.Connection, state: VolumeState) -> None:
@@ -306,7 +325,8 @@ def write_entries(
 
 def write_edit(connection: sqlite3.Connection, number: int, edit: FileEdit) -> None:
     """Changes one file's data; chunks it no longer uses become garbage."""
-    # What is dropped: positions from `keep` on, and those replaced. Garbage is a hint; the collection looks again.
+    # What is dropped: positions from `keep` on, and those replaced. Garbage is a hint; the
+    # collection looks again.
     connection.execute(
         "INSERT OR IGNORE INTO garbage SELECT hash FROM chunks WHERE vnode = ? AND position >= ?",
         (number, edit.keep),
@@ -381,7 +401,7 @@ def write_chunk_refs(
     )
 
 
-# --- rows ----------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def _vnode(volume_id: int, row: tuple[Any, ...]) -> Vnode:

@@ -65,8 +65,8 @@ class BufferedStagedData(GridStagedData):
         if self._buffer:
             self._close_buffer(self.offset + self.length - 1)
         if not is_inline(self.offset + self.length):
-            # A last piece that begins a chunk is mostly the file's end, and then needs no merging: kept ahead of the
-            # commit, so that the commit itself writes nothing.
+            # A last piece that begins a chunk is mostly the file's end, and then needs no merging:
+            # kept ahead of the commit, so that the commit itself writes nothing.
             for piece in self._pieces:
                 if piece.data is not None and piece.start == 0:
                     self._keep(piece.data)

@@ -81,9 +81,11 @@ def check_tree(connection: sqlite3.Connection, state: VolumeState) -> None:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    found = connection.execute("PRAGMA quick_check(1)").fetchone()
+    rows.check_schema(connection)
+    # The full check, because a damaged index of chunks would make chunks in use look like garbage.
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if found is None or found[0] != "ok":
-        raise AfsError(AfsCode.EIO, str(found[0] if found else "no answer to quick_check"))
+        raise AfsError(AfsCode.EIO, str(found[0] if found else "no answer to integrity_check"))
     check_tree(connection, rows.read_state(connection))
 
 

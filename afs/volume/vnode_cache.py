@@ -15,8 +15,8 @@ _GENERATION_ENTRIES: Final = VNODE_CACHE_ENTRIES // 2
 class VnodeCache:
     """At most VNODE_CACHE_ENTRIES vnodes, in two generations: a vnode found in the old one moves to the young one.
 
-    A reader that loads a vnode from the disk takes `version` before and hands it to `offer` with what it
-    found; if a commit came in between, what it found may be stale and is not kept.
+    A reader that loads a vnode from the disk takes `version` before and hands it to `offer` with
+    what it found; if a commit came in between, what it found may be stale and is not kept.
     """
 
     def __init__(self) -> None:

@@ -268,10 +268,12 @@ class Volume(ABC):
         """The target of a symbolic link. EINVAL for anything else."""
 
     @abstractmethod
-    def snapshot(self, fid: Fid) -> DataSnapshot:
+    def snapshot(self, fid: Fid, offset: int = 0, length: int | None = None) -> DataSnapshot:
         """The file's status and data at this moment.
 
-        EISDIR for a directory, EINVAL for a symbolic link.
+        EISDIR for a directory, EINVAL for a symbolic link. With `offset` and `length` (bytes; None:
+        to the end) only that range may be read from it, which for a part of a huge file is much
+        cheaper.
         """
 
     @abstractmethod
@@ -288,9 +290,10 @@ class Volume(ABC):
         """
 
     def collect(self) -> bool:
-        """Frees some of the space that earlier changes left unused; blocks on the disk, briefly. True: there is more to do.
+        """Frees some of the space that earlier changes left unused; True: there is more to do.
 
-        To be called by and by when the volume is idle; `GroupCommit` does.
+        Blocks on the disk, briefly. To be called by and by when the volume is idle; `GroupCommit`
+        does.
         """
         return False
 

@@ -1,8 +1,9 @@
 """The folder of a volume group on disk: a read-write volume, its clones, and the chunks they share.
 
-Databases come and go here in ways that a crash cannot leave half done: a new one is made under a temporary name
-(`<id>.new-<token>`) and renamed when it is complete; one to be deleted is renamed (`<id>.gone-<token>`) first. Each
-temporary one has a lock of its own name, so that a crashed maker's leftovers can be told and cleared.
+Databases come and go here in ways that a crash cannot leave half done: a new one is made under a
+temporary name (`<id>.new-<token>`) and renamed when it is complete; one to be deleted is renamed
+(`<id>.gone-<token>`) first. Each temporary one has a lock of its own name, so that a crashed
+maker's leftovers can be told and cleared.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from afs.errors import AfsCode, AfsError
 from afs.runtime.files import fsync_dir
 from afs.volume import sqlite_tables as rows
 from afs.volume.chunk_store import ChunkStore
@@ -83,13 +85,16 @@ class VolumeGroup:
         _settle(new)
         with self.chunks.lock(exclusive=True):
             if replaces:
-                # Empties its WAL: a WAL that outlived its database would be taken for the new one's.
-                _settle(path)
-            # Without a seal the volume is checked row by row: right for either database, should we crash here.
+                # Should we crash before the renaming, the old one is whole without its WAL.
+                _settle_if_possible(path)
+            # Without a seal the volume is checked row by row: right for either database, should we
+            # crash here.
             seal_path(path).unlink(missing_ok=True)
             fsync_dir(self.path)
+            # A WAL that outlived its database would be taken for the new one's.
             _remove_wal(path)
             os.rename(new, path)
+            _remove_wal(new)
             fsync_dir(self.path)
         with afs_errors():
             connection = rows.connect(path)
@@ -105,8 +110,7 @@ class VolumeGroup:
         """Removes a database, and those chunks that nothing else refers to."""
         if ".gone-" not in path.name:
             gone = path.with_name(f"{path.stem.partition('.')[0]}.gone-{secrets.token_hex(8)}.db")
-            with contextlib.suppress(sqlite3.Error):
-                _settle(path)
+            _settle_if_possible(path)
             seal_path(path).unlink(missing_ok=True)
             with self.chunks.lock(exclusive=True):
                 _remove_wal(path)
@@ -175,18 +179,28 @@ def _inherit_garbage(new: Path, old: Path) -> None:
 
 
 def _settle(path: Path) -> None:
-    """Moves a database's WAL into it and removes it; durable on return."""
-    with contextlib.suppress(sqlite3.DatabaseError):
-        connection = rows.connect(path)
-        try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
+    """Moves a database's WAL into it and removes it; durable on return.
+
+    Raises:
+        AfsError: VIO if a reader was in the way for too long; EIO if the database is damaged.
+    """
+    with afs_errors(), contextlib.closing(rows.connect(path)) as connection:
+        if not rows.checkpoint(connection):
+            raise AfsError(AfsCode.VIO, f"the database {path.name} is being read all the time")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _settle_if_possible(path: Path) -> None:
+    """As `_settle`; a damaged database, which is about to go, is left as it is."""
+    try:
+        _settle(path)
+    except AfsError as error:
+        if error.code is not AfsCode.EIO:
+            raise
 
 
 def _remove_wal(path: Path) -> None:

@@ -101,9 +101,7 @@ def store(
     """Stores data; a refusal is raised, and the data then discarded."""
     staged = stage(volume, fid, data, offset)
     try:
-        return do(
-            volume, StoreData(fid, staged, truncate_to, set_status, expected_data_version)
-        )
+        return do(volume, StoreData(fid, staged, truncate_to, set_status, expected_data_version))
     finally:
         staged.discard()
 

@@ -46,7 +46,9 @@ class NaiveVolume:
     def __init__(self) -> None:
         self.root = Node(VnodeType.DIRECTORY, None)
 
-    def create(self, directory: Node, name: str, kind: VnodeType, data: bytes = b"") -> AfsCode | None:
+    def create(
+        self, directory: Node, name: str, kind: VnodeType, data: bytes = b""
+    ) -> AfsCode | None:
         """CreateFile, MakeDir, MakeSymlink."""
         if (code := self._no_directory(directory)) is not None:
             return code
@@ -131,7 +133,9 @@ class NaiveVolume:
         node.data = node.data[:length].ljust(length, b"\0")
         return None
 
-    def store(self, node: Node, data: bytes, offset: int, truncate_to: int | None) -> AfsCode | None:
+    def store(
+        self, node: Node, data: bytes, offset: int, truncate_to: int | None
+    ) -> AfsCode | None:
         """StoreData."""
         if (code := self._no_file(node)) is not None:
             return code

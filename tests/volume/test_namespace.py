@@ -34,7 +34,12 @@ from tests.volume.building import (
 def test_a_new_volume_has_an_empty_root(volume: Volume, root: Fid) -> None:
     """The root is vnode 1.1, a directory of mode 755, its own parent, and counts."""
     vnode = volume.vnode(root)
-    assert (vnode.type, vnode.mode, vnode.link_count, vnode.length) == (VnodeType.DIRECTORY, 0o755, 2, 0)
+    assert (vnode.type, vnode.mode, vnode.link_count, vnode.length) == (
+        VnodeType.DIRECTORY,
+        0o755,
+        2,
+        0,
+    )
     assert vnode.parent == root
     assert volume.entries(root, "", 10) == []
     header = volume.header()

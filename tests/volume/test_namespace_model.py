@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from afs.volume.volume import (
     MakeDir,
     MakeSymlink,
     Mutation,
+    Outcome,
     RemoveDir,
     RemoveFile,
     Rename,
@@ -36,7 +38,16 @@ from tests.volume.naive_model import NaiveVolume, Node, compare
 VOLUME_ID = 7
 NAMES = st.sampled_from(["a", "b", "c", "ä"])
 SIZES = st.sampled_from(
-    [0, 1, 100, INLINE_MAX_BYTES, INLINE_MAX_BYTES + 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 9]
+    [
+        0,
+        1,
+        100,
+        INLINE_MAX_BYTES,
+        INLINE_MAX_BYTES + 1,
+        CHUNK_BYTES - 1,
+        CHUNK_BYTES,
+        CHUNK_BYTES + 9,
+    ]
 )
 
 
@@ -79,13 +90,13 @@ class NamespaceMachine(RuleBasedStateMachine):
         """Something new."""
         where = self.fids[directory]
         data = b"target" if kind is VnodeType.SYMLINK else b""
-        mutation: Mutation = {
+        mutations: dict[VnodeType, Mutation] = {
             VnodeType.DIRECTORY: MakeDir(where, name),
             VnodeType.FILE: CreateFile(where, name),
             VnodeType.SYMLINK: MakeSymlink(where, name, "target"),
-        }[kind]
+        }
         expected = self.model.create(directory, name, kind, data)
-        answers = [volume.apply([mutation])[0] for volume in self.volumes]
+        answers = [volume.apply([mutations[kind]])[0] for volume in self.volumes]
         self._compare_answers(answers, expected)
         if isinstance(answers[0], AfsError):
             return directory
@@ -106,9 +117,7 @@ class NamespaceMachine(RuleBasedStateMachine):
     @rule(directory=nodes, name=NAMES)
     def remove_file(self, directory: Node, name: str) -> None:
         """One name less."""
-        self._apply(
-            RemoveFile(self.fids[directory], name), self.model.remove_file(directory, name)
-        )
+        self._apply(RemoveFile(self.fids[directory], name), self.model.remove_file(directory, name))
 
     @rule(directory=nodes, name=NAMES)
     def remove_dir(self, directory: Node, name: str) -> None:
@@ -134,11 +143,13 @@ class NamespaceMachine(RuleBasedStateMachine):
         truncate_to=st.none() | SIZES,
         seed=st.integers(0, 1),
     )
-    def store(self, node: Node, length: int, offset: int, truncate_to: int | None, seed: int) -> None:
+    def store(
+        self, node: Node, length: int, offset: int, truncate_to: int | None, seed: int
+    ) -> None:
         """Other data."""
         data = noise(length, seed)
         expected = self.model.store(node, data, offset, truncate_to)
-        answers = []
+        answers: list[Outcome | AfsError] = []
         for volume in self.volumes:
             try:
                 staged = stage(volume, self.fids[node], data, offset)
@@ -193,7 +204,9 @@ class NamespaceMachine(RuleBasedStateMachine):
     def _apply(self, mutation: Mutation, expected: AfsCode | None) -> None:
         self._compare_answers([volume.apply([mutation])[0] for volume in self.volumes], expected)
 
-    def _compare_answers(self, answers: list[object], expected: AfsCode | None) -> None:
+    def _compare_answers(
+        self, answers: Sequence[Outcome | AfsError], expected: AfsCode | None
+    ) -> None:
         codes = [answer.code if isinstance(answer, AfsError) else None for answer in answers]
         assert codes == [expected, expected]
         if expected is None:
