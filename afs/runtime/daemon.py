@@ -24,6 +24,7 @@ FAILURE_STATUS: Final = 1
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 # By default glibc maps and unmaps every buffer of 128 KiB or more; 1 MiB messages then spend half
 # of their time in page faults. Keeping a few such buffers makes bulk data 1.6-1.7 times as fast,
 # for some 16 MiB of memory.
@@ -31,6 +32,9 @@ _MALLOC_OPTIONS: Final = (
     (_M_MMAP_THRESHOLD, 16 * MIB),
     (_M_TRIM_THRESHOLD, 16 * MIB),
     (_M_TOP_PAD, 4 * MIB),
+    # Each thread that handles pieces would keep such buffers of its own: measured, 80 MiB more for
+    # 256 MiB written and read, 35 MiB with two arenas, at the same speed.
+    (_M_ARENA_MAX, 2),
 )
 
 _log = structlog.get_logger(__name__)
