@@ -108,7 +108,7 @@ class ReadMethods:
         self, path: str, offset: int, length: int
     ) -> AsyncGenerator[pb.ReadResponse, None]:
         services = self._services
-        place, vnode, source = await services.walk.attempt(lambda: self._open(path))
+        place, vnode, source = await services.walk.attempt(lambda: self._open(path, offset, length))
         await services.disk.keep_only(vnode.fid, vnode.data_version)
         if not services.data.is_cached(vnode, offset, length):
             source = Source.FILE_SERVER
@@ -124,15 +124,14 @@ class ReadMethods:
                 yield pb.ReadResponse(data=piece)
                 piece = await anext(pieces, None)
 
-    async def _open(self, path: str) -> tuple[Place, Vnode, Source]:
-        """The file, its status, and where its data comes from if it is all in the cache."""
+    async def _open(self, path: str, offset: int, length: int) -> tuple[Place, Vnode, Source]:
+        """The file, its status, and where its data comes from if all of it is here."""
         services = self._services
         place = await services.walk.find(path)
         if isinstance(place, CellRoot) or place.type is VnodeType.DIRECTORY:
             raise AfsError(AfsCode.EISDIR, f"{path} is a directory")
-        known = await services.statuses.status(place.server, place.fid)
-        asked = max(place.source, known.source) is not Source.CACHE
-        return place, known.vnode, Source.REVALIDATED if asked else Source.CACHE
+        known = await services.data.open(place.server, place.fid, offset, length)
+        return place, known.vnode, _of_answer(place.source, known.source)
 
     def _counted(self, source: Source) -> pb.AnswerSource.ValueType:
         self._services.journal.count("cache_hits" if source is Source.CACHE else "cache_misses")

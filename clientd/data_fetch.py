@@ -8,14 +8,14 @@ from contextlib import aclosing
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import DATA_PIECE_BYTES
-from afs.types import Vnode
+from afs.limits import DATA_PIECE_BYTES, MAX_FILE_BYTES
+from afs.types import Fid, Vnode
 from afs.v1 import file_server_pb2 as pb
 from afs.wire import fid_to_wire
 from clientd.disk_cache import DiskCache
 from clientd.fileserver_client import FileServerClient
 from clientd.journal import Journal
-from clientd.piece import PieceKey, piece_length
+from clientd.piece import PieceKey, piece_count, piece_length
 from clientd.retry import PASSING
 from clientd.statuses import callback_of
 
@@ -32,9 +32,11 @@ class DataFetch:
 
     Args:
         server: whom to ask.
-        vnode: the file as the reader knows it; of another DataVersion nothing is delivered.
-        first: number of the first piece.
-        end: number after the last piece.
+        fid: the file.
+        vnode: the file as the reader knows it, of another DataVersion nothing is delivered; None to
+            take what comes (see `opened`).
+        first: number of the first piece; 0 without a `vnode`.
+        end: number after the last piece; may be beyond the end of the file without a `vnode`.
         disk: where pieces are kept.
         slots: bounds the fetches under way.
         journal: counts and tells.
@@ -43,7 +45,8 @@ class DataFetch:
     def __init__(
         self,
         server: FileServerClient,
-        vnode: Vnode,
+        fid: Fid,
+        vnode: Vnode | None,
         first: int,
         end: int,
         *,
@@ -51,7 +54,7 @@ class DataFetch:
         slots: asyncio.Semaphore,
         journal: Journal,
     ) -> None:
-        self.fid = vnode.fid
+        self.fid = fid
         self._server = server
         self._vnode = vnode
         self._next = first
@@ -68,6 +71,9 @@ class DataFetch:
         self._ended = False
         self._failure: AfsError | None = None
         self._task: asyncio.Task[None] | None = None
+        self._opened: asyncio.Future[Vnode] = asyncio.get_running_loop().create_future()
+        # The reader for whom it was begun has not come for the data yet.
+        self._held: asyncio.TimerHandle | None = None
 
     def start(self, on_end: Callable[[DataFetch], None]) -> None:
         """Begins; `on_end` is called once, when it brings nothing more."""
@@ -79,6 +85,27 @@ class DataFetch:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    async def opened(self) -> Vnode:
+        """The file's status as it came with the data; its reader is expected within PAUSE_S.
+
+        Raises:
+            AfsError: as FetchData.
+        """
+        self.readers += 1
+        try:
+            vnode = await asyncio.shield(self._opened)
+        except BaseException:
+            self.leave()
+            raise
+        self._held = asyncio.get_running_loop().call_later(PAUSE_S, self._let_go)
+        return vnode
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+            self.leave()
+
     # --- readers ---
 
     def brings(self, data_version: int, number: int, distance: int) -> bool:
@@ -86,6 +113,7 @@ class DataFetch:
         at = self._in_hand[0] if self._in_hand is not None else self._next
         return (
             not self._ended
+            and self._vnode is not None
             and data_version == self._vnode.data_version
             and at <= number < min(self._end, at + distance)
         )
@@ -94,6 +122,7 @@ class DataFetch:
         """True if the piece has come and is being kept."""
         return (
             self._in_hand is not None
+            and self._vnode is not None
             and data_version == self._vnode.data_version
             and number == self._in_hand[0]
         )
@@ -101,6 +130,7 @@ class DataFetch:
     def join(self) -> None:
         """One more reader."""
         self.readers += 1
+        self._let_go()
 
     def leave(self) -> None:
         """One reader less."""
@@ -141,6 +171,12 @@ class DataFetch:
             self._ended = True
             self._in_hand = None
             on_end(self)
+            if not self._opened.done():
+                self._opened.set_exception(
+                    self._failure or AfsError(AfsCode.RX_CALL_DEAD, "the client is stopping")
+                )
+                # Whoever waited for it may have gone.
+                self._opened.exception()
             for futures in self._waiting.values():
                 for future in futures:
                     if future.done():
@@ -167,19 +203,20 @@ class DataFetch:
         """One FetchData, from the next piece on."""
         self._journal.count("fetch_data_calls")
         offset = self._next * DATA_PIECE_BYTES
-        length = min(self._end * DATA_PIECE_BYTES, self._vnode.length) - offset
-        request = pb.FetchDataRequest(fid=fid_to_wire(self.fid), offset=offset, length=length)
-        begun = False
+        end = min(
+            self._end * DATA_PIECE_BYTES, self._vnode.length if self._vnode else MAX_FILE_BYTES
+        )
+        request = pb.FetchDataRequest(fid=fid_to_wire(self.fid), offset=offset, length=end - offset)
+        vnode: Vnode | None = None
         piece = bytearray()
         async with aclosing(self._server.stream(self._server.stub.FetchData, request)) as messages:
             async for message, ticket in messages:
-                if not begun:
-                    begun = True
+                if vnode is None:
                     vnode, _ = self._server.take_in(message.status, callback_of(message), ticket)
-                    self._check(vnode)
+                    self._open(vnode)
                 rest = memoryview(message.data)
                 while rest:
-                    size = piece_length(self._vnode.length, self._next)
+                    size = piece_length(vnode.length, self._next)
                     if self._next >= self._end or not size:
                         raise self._misfit("more data than was asked for")
                     taken = rest[: size - len(piece)]
@@ -197,8 +234,13 @@ class DataFetch:
         if self._next < self._end:
             raise self._misfit("less data than the file has")
 
-    def _check(self, vnode: Vnode) -> None:
-        if vnode.data_version != self._vnode.data_version:
+    def _open(self, vnode: Vnode) -> None:
+        """The first message came."""
+        if self._vnode is None:
+            self._vnode = vnode
+            self._end = min(self._end, piece_count(vnode.length))
+            self._opened.set_result(vnode)
+        elif vnode.data_version != self._vnode.data_version:
             raise AfsError(
                 AfsCode.EAGAIN,
                 f"{self.fid} changed while it was read: read it again from the start",
@@ -211,6 +253,7 @@ class DataFetch:
 
     async def _deliver(self, data: bytes) -> bool:
         """Hands the next piece to those who wait for it and keeps it; False to end here."""
+        assert self._vnode is not None
         number = self._next
         self._journal.count("bytes_fetched", len(data))
         self._in_hand = (number, data)

@@ -21,13 +21,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from afs.limits import DATA_PIECE_BYTES
+from afs.limits import DATA_PIECE_BYTES, MAX_FILE_BYTES
 from afs.types import Fid, Vnode
 from clientd.data_fetch import DataFetch
 from clientd.disk_cache import DiskCache
 from clientd.fileserver_client import FileServerClient
 from clientd.journal import Journal
 from clientd.piece import PieceKey, piece_count
+from clientd.statuses import Known, Source, Statuses
 
 # A reader joins a fetch that will be where it wants within so many pieces.
 JOIN_DISTANCE_PIECES: Final = 8
@@ -40,11 +41,13 @@ class FileData:
 
     Args:
         disk: what is cached.
+        statuses: tells files' statuses.
         journal: counts.
     """
 
-    def __init__(self, disk: DiskCache, journal: Journal) -> None:
+    def __init__(self, disk: DiskCache, statuses: Statuses, journal: Journal) -> None:
         self._disk = disk
+        self._statuses = statuses
         self._journal = journal
         self._fetches: dict[Fid, list[DataFetch]] = {}
         self._slots = asyncio.Semaphore(MAX_FETCHES)
@@ -52,6 +55,27 @@ class FileData:
     async def stop(self) -> None:
         """Ends all fetches."""
         await asyncio.gather(*(fetch.stop() for fetch in self.all_fetches()))
+
+    async def open(self, server: FileServerClient, fid: Fid, offset: int, length: int) -> Known:
+        """The status of a file that is about to be read, and where its data comes from.
+
+        Where nothing of the file is here, its status comes along with its data: FILE_SERVER. Else
+        the source is what it would be if all of the data turned out to be here.
+
+        Raises:
+            AfsError: as FetchData.
+        """
+        if offset >= DATA_PIECE_BYTES or self._disk.has_any(fid):
+            # A FetchStatus may show that the data need not be fetched.
+            known = await self._statuses.status(server, fid)
+            return Known(known.vnode, min(known.source, Source.REVALIDATED))
+        end = piece_count(min(offset + length, MAX_FILE_BYTES))
+
+        async def fetch() -> Known:
+            begun = self._begin(server, fid, None, 0, end)
+            return Known(await begun.opened(), Source.FILE_SERVER)
+
+        return await self._statuses.status(server, fid, fetch)
 
     async def read(
         self, server: FileServerClient, vnode: Vnode, offset: int, length: int
@@ -68,9 +92,13 @@ class FileData:
             return
         first, last = offset // DATA_PIECE_BYTES, (end - 1) // DATA_PIECE_BYTES
         joined: DataFetch | None = None
+        ahead: asyncio.Future[bytes | None] | None = None
         try:
             for number in range(first, last + 1):
-                data = await self._disk.take(PieceKey(vnode.fid, vnode.data_version, number))
+                key = PieceKey(vnode.fid, vnode.data_version, number)
+                data = await ahead if ahead is not None else None
+                if data is None:
+                    data = await self._disk.take(key)
                 if joined is not None:
                     if data is None:
                         data = await joined.piece(number)
@@ -82,9 +110,16 @@ class FileData:
                         joined = None
                     joined = self._join(server, vnode, number, last)
                     data = await joined.piece(number)
+                # The next piece is read while this one is on its way to the local program.
+                following = key._replace(number=number + 1)
+                ahead = None
+                if number < last and self._disk.has(following):
+                    ahead = asyncio.ensure_future(self._disk.take(following))
                 start = number * DATA_PIECE_BYTES
                 yield data[max(0, offset - start) : end - start]
         finally:
+            if ahead is not None:
+                ahead.cancel()
             if joined is not None:
                 joined.leave()
 
@@ -110,19 +145,31 @@ class FileData:
 
     def _join(self, server: FileServerClient, vnode: Vnode, number: int, last: int) -> DataFetch:
         """The fetch that brings the piece soon, one begun now if there is none."""
-        running = self._fetches.setdefault(vnode.fid, [])
-        for fetch in running:
+        for fetch in self._fetches.get(vnode.fid, ()):
             if fetch.brings(vnode.data_version, number, JOIN_DISTANCE_PIECES):
                 fetch.join()
                 return fetch
         end = number + 1
         while end <= last and not self._disk.has(PieceKey(vnode.fid, vnode.data_version, end)):
             end += 1
-        fetch = DataFetch(
-            server, vnode, number, end, disk=self._disk, slots=self._slots, journal=self._journal
-        )
-        running.append(fetch)
+        fetch = self._begin(server, vnode.fid, vnode, number, end)
         fetch.join()
+        return fetch
+
+    def _begin(
+        self, server: FileServerClient, fid: Fid, vnode: Vnode | None, first: int, end: int
+    ) -> DataFetch:
+        fetch = DataFetch(
+            server,
+            fid,
+            vnode,
+            first,
+            end,
+            disk=self._disk,
+            slots=self._slots,
+            journal=self._journal,
+        )
+        self._fetches.setdefault(fid, []).append(fetch)
         fetch.start(self._ended)
         return fetch
 

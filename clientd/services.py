@@ -66,7 +66,7 @@ class Services:
             servers=servers,
             statuses=statuses,
             directories=directories,
-            data=FileData(disk, journal),
+            data=FileData(disk, statuses, journal),
             walk=walk,
             changes=changes,
             writing=Writing(cache, disk, walk, statuses, servers, changes, journal),

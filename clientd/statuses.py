@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -47,8 +48,18 @@ class Statuses:
         self._journal = journal
         self._flights: SingleFlight[Fid, Known] = SingleFlight()
 
-    async def status(self, server: FileServerClient, fid: Fid) -> Known:
+    async def status(
+        self,
+        server: FileServerClient,
+        fid: Fid,
+        fetch: Callable[[], Awaitable[Known]] | None = None,
+    ) -> Known:
         """The vnode's status: cached under a promise, or fetched.
+
+        Args:
+            server: whom to ask.
+            fid: the vnode.
+            fetch: how to ask; FetchStatus unless given.
 
         A reply that was overtaken by a break answers those who asked before it was requested, and
         nobody else (R10).
@@ -61,7 +72,7 @@ class Statuses:
             entry = self._servers.trusted(fid)
             if entry is not None:
                 return Known(entry.status, fetched.source if fetched else Source.CACHE)
-            landed = await self._flights.run(fid, lambda: self._fetch(server, fid))
+            landed = await self._flights.run(fid, fetch or (lambda: self._fetch(server, fid)))
             if landed.asked_before:
                 return landed.value
             fetched = landed.value

@@ -173,7 +173,7 @@ async def test_held_down_host_attaches_anew_and_is_answered(
     server.add("f", b"x")
     await program.list("/home")
     attached = server.calls["Attach"]
-    server.fails["FetchStatus"] = [AfsError(AfsCode.RX_CALL_DEAD, "this host is down")]
+    server.fails["FetchData"] = [AfsError(AfsCode.RX_CALL_DEAD, "this host is down")]
     assert (await program.read("/home/f")).data == b"x"
     assert server.calls["Attach"] == attached + 1
 
@@ -181,8 +181,9 @@ async def test_held_down_host_attaches_anew_and_is_answered(
 async def test_busy_volume_is_asked_again(server: FakeFileServer, program: LocalProgram) -> None:
     """VBUSY and VOFFLINE pass."""
     server.add("f", b"x")
-    server.fails["FetchStatus"] = [AfsError(AfsCode.VBUSY, "b"), AfsError(AfsCode.VOFFLINE, "o")]
-    server.fails["FetchData"] = [AfsError(AfsCode.VBUSY, "b")]
+    busy = [AfsError(AfsCode.VBUSY, "restored"), AfsError(AfsCode.VOFFLINE, "taken out")]
+    server.fails["FetchStatus"] = busy
+    server.fails["FetchData"] = busy[:1]
     assert (await program.read("/home/f")).data == b"x"
     assert (await program.counters())["retries"] == 3
 

@@ -75,7 +75,7 @@ async def test_void_promise_costs_a_status_and_no_data(
 async def test_concurrent_readers_share_one_fetch(
     server: FakeFileServer, program: LocalProgram
 ) -> None:
-    """Twenty readers of a cold file cost one FetchData and one FetchStatus of it."""
+    """Twenty readers of a cold file cost one FetchData, which brings the status along."""
     data = bytes(range(256)) * 4096 * 3
     server.add("big", data)
     await program.list("/home")
@@ -83,7 +83,7 @@ async def test_concurrent_readers_share_one_fetch(
     before = server.calls.copy()
     answers = await asyncio.gather(*(program.read("/home/big") for _ in range(20)))
     assert all(answer.data == data for answer in answers)
-    assert (server.calls - before) == {"FetchStatus": 1, "FetchData": 1}
+    assert (server.calls - before) == {"FetchData": 1}
 
 
 @pytest.mark.parametrize("message_bytes", [1000, 65536, MIB - 1, MIB])
