@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
@@ -28,9 +27,6 @@ from afs.v1 import fssync_pb2
 from volserverd.fssync_client import FssyncClient, FssyncUnreachableError, check
 
 _log = structlog.get_logger(__name__)
-
-# Answers to a give-back that leave nothing to be given: the volume is not ours any more.
-_NOT_OURS: Final = frozenset({AfsCode.VNOVOL, AfsCode.VBUSY})
 
 
 @dataclass(slots=True)
@@ -86,21 +82,26 @@ class Checkouts:
         checkout.reason = reason
         if before.state == fssync_pb2.VOLUME_STATE_OFFLINE:
             checkout.left_off = True
-        return await self._need(checkout)
+        try:
+            return await self._need(checkout)
+        except FssyncUnreachableError:
+            raise
+        except AfsError:
+            del self._held[volume_id]
+            raise
 
     async def verify(self, volume_id: int) -> None:
-        """Makes sure that the volume is still ours (T24); errors as `take`."""
+        """Makes sure that the volume is still ours (T24); errors as `take`.
+
+        It counts as held all the same: giving back what is not ours is refused, and harmless.
+        """
         await self._need(self._held[volume_id])
 
     async def _need(self, checkout: Checkout) -> fssync_pb2.VolumeInfo:
         answer = await self._fssync.command(
             fssync_pb2.FSYNC_NEEDVOLUME, checkout.volume_id, checkout.partition, checkout.reason
         )
-        try:
-            check(answer, checkout.volume_id)
-        except AfsError:
-            self._held.pop(checkout.volume_id, None)
-            raise
+        check(answer, checkout.volume_id)
         return answer.volume
 
     def leave_off(self, volume_id: int, *, left_off: bool) -> None:
@@ -127,8 +128,9 @@ class Checkouts:
         began = self._now()
         try:
             await self._return(checkout)
-        except FssyncUnreachableError:
-            self._owe(checkout)
+        except AfsError:
+            if volume_id in self._held:
+                self._owe(checkout)
             raise
         return self._now() - began
 
@@ -151,13 +153,14 @@ class Checkouts:
         elif checkout.left_off:
             command = fssync_pb2.FSYNC_VOL_LEAVE_OFF
         answer = await self._fssync.command(command, volume_id, checkout.partition)
-        # Any answer ends our holding it: it is in service, or in the fileserver's error state.
-        self._held.pop(volume_id, None)
         try:
             check(answer, volume_id)
         except AfsError as error:
             if checkout.gone and error.code is AfsCode.VNOVOL:
+                self._held.pop(volume_id, None)
                 return
+            if not await self._is_still_ours(volume_id):
+                self._held.pop(volume_id, None)
             _log.warning(
                 "volume.give_back_refused",
                 volume=volume_id,
@@ -165,6 +168,16 @@ class Checkouts:
                 detail=error.detail,
             )
             raise
+        self._held.pop(volume_id, None)
+
+    async def _is_still_ours(self, volume_id: int) -> bool:
+        """True if the fileserver waits for the volume although it refused to have it back."""
+        info = await self._fssync.query(volume_id)
+        return (
+            info is not None
+            and info.state == fssync_pb2.VOLUME_STATE_CHECKED_OUT
+            and info.program in ("", self._fssync.program)
+        )
 
     def _owe(self, checkout: Checkout) -> None:
         if checkout.volume_id not in self._debts:
@@ -179,18 +192,12 @@ class Checkouts:
             wait_s = min(2 * wait_s, GIVE_BACK_RETRY_MAX_S)
             try:
                 await self._return(checkout)
-            except FssyncUnreachableError:
-                continue
-            except AfsError as error:
-                if error.code not in _NOT_OURS:
-                    _log.warning(
-                        "volume.give_back_failed",
-                        volume=checkout.volume_id,
-                        code=error.code.name,
-                        detail=error.detail,
-                    )
+            except AfsError:
+                if checkout.volume_id in self._held:
+                    continue
+            else:
+                _log.info("volume.given_back", volume=checkout.volume_id)
             self._debts.pop(checkout.volume_id, None)
-            _log.info("volume.given_back", volume=checkout.volume_id)
             return
 
     async def close(self) -> None:

@@ -192,6 +192,10 @@ class Operations:
     Args:
         clock: steady time.
         idle_limit_s: an operation whose client is silent this long is ended.
+
+    Attributes:
+        table: the transactions.
+        stopping: no operation begins any more.
     """
 
     def __init__(self, clock: Clock, idle_limit_s: float) -> None:
@@ -200,7 +204,7 @@ class Operations:
         self.driver = Driver(deadline=self.table.deadline, tick=self._expire, clock=clock)
         self._running: dict[int, Operation] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._stopping = False
+        self.stopping = False
 
     def start(
         self, name: str, run: Callable[[Operation], Awaitable[T]], *, streams: bool = False
@@ -215,7 +219,7 @@ class Operations:
         Raises:
             AfsError: VRESTARTING while the daemon stops; VLIMIT for too many streams.
         """
-        if self._stopping:
+        if self.stopping:
             raise AfsError(AfsCode.VRESTARTING, "the volserver is stopping")
         if streams and self._streaming() >= MAX_STREAMING_TRANSACTIONS:
             raise AfsError(
@@ -272,7 +276,7 @@ class Operations:
 
     async def stop(self) -> None:
         """Has all operations end, and waits until they have given their volumes back."""
-        self._stopping = True
+        self.stopping = True
         for operation in self._running.values():
             operation.ask_to_end(AfsError(AfsCode.VRESTARTING, "the volserver is stopping"))
         if self._tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any
 
 from afs.errors import AfsCode, AfsError
 from afs.v1 import vol_server_pb2 as pb
@@ -20,32 +20,35 @@ class VolServerServicer(
 
     async def Clone(self, _: pb.CloneRequest, __: Any) -> AsyncIterator[pb.CloneResponse]:
         """Not yet: RXGEN_OPCODE."""
-        _not_yet("Clone")
-        yield
+        for response in _not_yet("Clone"):
+            yield response
 
     async def Move(self, _: pb.MoveRequest, __: Any) -> AsyncIterator[pb.MoveResponse]:
         """Not yet: RXGEN_OPCODE."""
-        _not_yet("Move")
-        yield
+        for response in _not_yet("Move"):
+            yield response
 
     async def Copy(self, _: pb.CopyRequest, __: Any) -> AsyncIterator[pb.CopyResponse]:
         """Not yet: RXGEN_OPCODE."""
-        _not_yet("Copy")
-        yield
+        for response in _not_yet("Copy"):
+            yield response
 
     async def Release(self, _: pb.ReleaseRequest, __: Any) -> AsyncIterator[pb.ReleaseResponse]:
         """Not yet: RXGEN_OPCODE."""
-        _not_yet("Release")
-        yield
+        for response in _not_yet("Release"):
+            yield response
 
     async def AddSite(self, _: pb.AddSiteRequest, __: Any) -> pb.AddSiteResponse:
         """Not yet: RXGEN_OPCODE."""
         _not_yet("AddSite")
+        return pb.AddSiteResponse()
 
     async def RemoveSite(self, _: pb.RemoveSiteRequest, __: Any) -> pb.RemoveSiteResponse:
         """Not yet: RXGEN_OPCODE."""
         _not_yet("RemoveSite")
+        return pb.RemoveSiteResponse()
 
 
-def _not_yet(method: str) -> NoReturn:
+def _not_yet(method: str) -> list[Any]:
+    """Refuses; the return type makes a generator of who asks."""
     raise AfsError(AfsCode.RXGEN_OPCODE, f"VolServer.{method} is not implemented yet")

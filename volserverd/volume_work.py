@@ -330,10 +330,14 @@ class VolumeWork:
         restore = self._restore = await disk.restore(
             self._partition, self.ids[role], self._order.name
         )
-        while (piece := await self._order.pieces.get()) is not None:
-            await disk.run(restore.feed, piece)
-            self._operation.touch()
-        await disk.run(restore.finish)
+        try:
+            while (piece := await self._order.pieces.get()) is not None:
+                await disk.run(restore.feed, piece)
+                self._operation.touch()
+            await disk.run(restore.finish)
+        except BaseException:
+            await self._discard_received(role)
+            raise
 
     async def _discard_received(self, _: Role) -> None:
         if self._restore is not None:
