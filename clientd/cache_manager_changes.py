@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from afs.errors import AfsCode, AfsError
 from afs.v1 import cache_manager_pb2 as pb
@@ -11,6 +13,9 @@ from afs.wire import set_status_from_wire, status_to_wire
 from clientd.services import Services
 
 T = TypeVar("T")
+
+# A refused writer may go on sending for so long before it is told.
+READ_OFF_S: Final = 1.0
 
 
 class ChangeMethods:
@@ -39,7 +44,11 @@ class ChangeMethods:
                 if request.data:
                     yield request.data
 
-        vnode = await self._services.writing.write(first.open, data())
+        try:
+            vnode = await self._services.writing.write(first.open, data())
+        except AfsError:
+            await _read_off(request_iterator)
+            raise
         return pb.WriteResponse(status=status_to_wire(vnode))
 
     async def MakeDir(
@@ -87,3 +96,14 @@ class ChangeMethods:
         """Makes a change whose outcome is taken in even if its caller goes away meanwhile."""
         attempt = self._services.walk.attempt(change)
         return await self._services.changes.to_the_end(attempt)
+
+
+async def _read_off(requests: AsyncIterator[Any]) -> None:
+    """Reads what a refused writer still sends, for a while.
+
+    Many clients' libraries lose an answer that comes while they write (see `upload`).
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(READ_OFF_S):
+            async for _ in requests:
+                pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -23,6 +23,7 @@ from clientd.core.promise import PromiseOffer, Ticket
 from clientd.core.validation import Verdict
 from clientd.journal import Journal
 from clientd.retry import Patience, was_refused
+from clientd.upload import Upload, is_made_up
 
 # A fileserver answers within a break deadline or a lease; one that takes longer hangs.
 CALL_TIMEOUT_S: Final = 30.0
@@ -210,7 +211,9 @@ class FileServerClient:
             ticket = self._cache.ticket(self.address, self._clock.now())
             call = method(metadata=self._metadata)
             try:
-                response = await self._send_all(call, messages)
+                response = await Upload(call, CALL_TIMEOUT_S).send(messages)
+            except TimeoutError:
+                raise self._silent() from None
             except grpc.aio.AioRpcError as rpc_error:
                 await self._wait_to_repeat(rpc_error, patience, repeat=may_repeat())
                 continue
@@ -218,26 +221,6 @@ class FileServerClient:
                 call.cancel()
             await self._look_at_epoch(call)
             return response, ticket
-
-    async def _send_all(self, call: Any, messages: Callable[[], AsyncGenerator[Any, None]]) -> Any:
-        """Writes the messages and waits for the answer; a refusal ends the writing early."""
-        try:
-            async with aclosing(messages()) as to_send:
-                async for message in to_send:
-                    async with asyncio.timeout(CALL_TIMEOUT_S):
-                        await call.write(message)
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                await call.done_writing()
-        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-            # The call is over already: its answer, below, says why.
-            pass
-        except TimeoutError:
-            raise self._silent() from None
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                return await call
-        except TimeoutError:
-            raise self._silent() from None
 
     # --- replies ---
 
@@ -309,6 +292,10 @@ class FileServerClient:
         error = afs_error_from_rpc(rpc_error)
         if was_refused(rpc_error):
             return error
+        if is_made_up(rpc_error):
+            return AnswerLostError(
+                AfsCode.RX_CALL_DEAD, f"fileserver {self.address}: its answer was lost"
+            )
         return AnswerLostError(error.code, f"fileserver {self.address}: {error.detail}")
 
 

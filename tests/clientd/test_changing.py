@@ -200,3 +200,15 @@ async def test_change_ends_though_its_caller_went_away(
         while (await program.list("/home"))[0] != ["d"]:
             await asyncio.sleep(0.01)
     assert server.calls["ReadDir"] == 1
+
+
+async def test_early_refusal_of_a_long_write_is_told(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """The fileserver's own reason reaches the writer, however the stream broke."""
+    await program.write("/home/f", b"")
+    for _ in range(60):
+        server.fails["StoreData"] = [AfsError(AfsCode.VOVERQUOTA, "the quota")]
+        with pytest.raises(AfsError, match="the quota") as caught:
+            await program.write("/home/f", [bytes(500_000)] * 8)
+        assert caught.value.code is AfsCode.VOVERQUOTA
