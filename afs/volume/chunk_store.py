@@ -1,7 +1,7 @@
 """The chunks of one volume group: immutable files named by their BLAKE3, shared by a volume and its clones.
 
 Theory of operation
-    A chunk lies in `chunks/<2 hex>/<hex>`. It is first written to `staging/<owner>.<token>.<hex>`,
+    A chunk lies in `chunks/<2 hex>/<hex>`. It is first written to `staging/<owner>+<token>+<hex>`,
     where owner is the volume (its database's stem) it is for; then fsynced; then hard-linked to its
     place, and the place's folder fsynced. The name in `staging` stays until the reference is
     committed, so whatever removes the chunk's own name cannot take its bytes away: at the commit it
@@ -105,15 +105,20 @@ class ChunkStore:
         return data if len(data) == ref.size else data[: ref.size]
 
     @contextlib.contextmanager
-    def lock(self, *, exclusive: bool) -> Iterator[None]:
+    def lock(self, *, exclusive: bool, wait: bool = True) -> Iterator[bool]:
         """Holds the group's lock: shared from linking to the commit, exclusively from looking to removing."""
         try:
             fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise disk_error(error, "the group's lock cannot be opened") from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            yield
+            how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+            try:
+                fcntl.flock(fd, how if wait else how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
         finally:
             os.close(fd)
 
@@ -155,9 +160,9 @@ class ChunkStore:
         leftovers: list[bytes] = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.staging) as folder:
             for item in folder:
-                if item.name.startswith(f"{owner}."):
+                if item.name.startswith(f"{owner}+"):
                     with contextlib.suppress(ValueError):
-                        leftovers.append(bytes.fromhex(item.name.rpartition(".")[2]))
+                        leftovers.append(bytes.fromhex(item.name.rpartition("+")[2]))
                     os.unlink(item.path)
         return leftovers
 
@@ -195,7 +200,7 @@ class ChunkStaging:
 
     def __init__(self, store: ChunkStore, owner: str) -> None:
         self._store = store
-        self._prefix = f"{owner}.{secrets.token_hex(8)}."
+        self._prefix = f"{owner}+{secrets.token_hex(8)}+"
         self._unsynced: dict[bytes, Future[None]] = {}
         self._durable: dict[bytes, None] = {}
         self._unlinked: list[bytes] = []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.chunk_store import ChunkStore
 
@@ -27,6 +28,8 @@ def collect_garbage(
     chunks: ChunkStore,
     after: bytes | None,
     strays: set[bytes],
+    *,
+    wait: bool,
     before_writing: Callable[[], None] = lambda: None,
 ) -> bytes | None:
     """Removes one slice of a volume's garbage; where the next slice begins, None after the last.
@@ -38,11 +41,12 @@ def collect_garbage(
         after: where to begin in the garbage table (b"": from the start); None for nothing but
             strays.
         strays: hashes of chunks beside those in the table; the ones dealt with are taken out.
+        wait: whether to wait for the group's lock; if not, and it is taken, nothing is removed.
         before_writing: called before the database is changed, if it is.
     """
     garbage = [] if after is None else rows.read_garbage(writer, after, _SLICE_CHUNKS)
     stray = [digest for digest, _ in zip(strays, range(_SLICE_CHUNKS), strict=False)]
-    done = remove_unreferenced([*garbage, *stray], chunks, own=writer, own_path=path)
+    done = remove_unreferenced([*garbage, *stray], chunks, own=writer, own_path=path, wait=wait)
     strays.difference_update(done)
     if done and garbage:
         before_writing()
@@ -65,6 +69,7 @@ def remove_unreferenced(
     *,
     own: sqlite3.Connection | None,
     own_path: Path | None,
+    wait: bool = True,
 ) -> list[bytes]:
     """Removes those chunks that nothing refers to; the ones dealt with (removed, or found to be in use), less the pinned.
 
@@ -74,20 +79,25 @@ def remove_unreferenced(
         own: a connection to the database whose own garbage table does not count; None if it is
             gone.
         own_path: that database.
+        wait: whether to wait for the group's lock; if not, and it is taken, nothing is done.
     """
     candidates = [digest for digest in digests if not chunks.is_pinned(digest)]
     if not candidates:
         return []
-    with chunks.lock(exclusive=True), _other_databases(chunks.group, own_path) as others:
-        if others is None:
+    # Whoever holds the lock may do so for a while (a large clone), and commits wait for us.
+    with chunks.lock(exclusive=True, wait=wait) as locked:
+        if not locked:
             return []
-        for digest in candidates:
-            if own is not None and rows.is_referenced(own, digest, garbage_counts=False):
-                continue
-            # A reader that pins it only now read its file before the change, and will notice
-            # (`_try_snapshot`).
-            if not any(_refers(other, digest) for other in others):
-                chunks.remove(digest)
+        with _other_databases(chunks.group, own_path) as others:
+            if others is None:
+                return []
+            for digest in candidates:
+                if own is not None and rows.is_referenced(own, digest, garbage_counts=False):
+                    continue
+                # A reader that pins it only now read its file before the change, and will notice
+                # (`_try_snapshot`).
+                if not any(_refers(other, digest) for other in others):
+                    chunks.remove(digest)
     return candidates
 
 
@@ -110,7 +120,7 @@ def _other_databases(
             if path == own_path:
                 continue
             try:
-                connection = stack.enter_context(contextlib.closing(rows.connect(path)))
+                connection = stack.enter_context(contextlib.closing(sqlite_schema.connect(path)))
                 connection.execute(
                     "SELECT EXISTS (SELECT 1 FROM chunks), EXISTS (SELECT 1 FROM garbage)"
                 ).fetchone()

@@ -13,10 +13,11 @@ from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, Volum
 from afs.volume.change_set import ChangeSet, Tables, VolumeState, check_staged_end
 from afs.volume.data_snapshot import StoredSnapshot
 from afs.volume.file_data import ChunkRef, is_inline
-from afs.volume.namespace import new_header, new_volume, perform
+from afs.volume.namespace import perform
 from afs.volume.rules import check_directory, check_entry_name, check_file, require_vnode
 from afs.volume.staged_data import BufferedStagedData
 from afs.volume.volume import DataSnapshot, Mutation, Outcome, StagedData, StoreData, Volume
+from afs.volume.volume_header import new_header, new_volume
 
 
 class MemoryVolume(Volume):

@@ -22,15 +22,16 @@ from afs.errors import AfsCode, AfsError
 from afs.limits import KIB
 from afs.runtime.files import fsync_dir
 from afs.types import VolumeHeader, VolumeType
+from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.chunk_store import disk_error, disk_errors
 from afs.volume.flock import FileLock
-from afs.volume.namespace import check_volume_name, new_header, new_volume
 from afs.volume.seal import check_seal
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.verify import check_header, check_rows
 from afs.volume.volume_group import VolumeGroup
+from afs.volume.volume_header import check_volume_name, new_header, new_volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,19 @@ class Partition:
         except BaseException:
             lock.release()
             raise
+
+    def volume_header(self, volume_id: int) -> VolumeHeader:
+        """The header of a volume as of its last commit, whoever has it open.
+
+        Raises:
+            AfsError: VNOVOL; VSALVAGE if it is damaged.
+        """
+        path = self._find(volume_id).database(volume_id)
+        try:
+            with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
+                return rows.read_state(connection).header
+        except AfsError as error:
+            raise _salvage(volume_id, error) from error
 
     def create_volume(
         self,
@@ -227,18 +241,17 @@ class Partition:
         self, group: VolumeGroup, volume_id: int, lock: FileLock, clock_ns: Callable[[], int]
     ) -> SqliteVolume:
         path = group.database(volume_id)
-        with disk_errors():
+        # Reading a database as a plain file lets go of the locks that a connection of this process
+        # has on it (POSIX); the only one there can be belongs to a collection, which the lock keeps out.
+        with disk_errors(), group.chunks.lock(exclusive=False):
             check_header(path)
-            if not check_seal(path):
-                check_rows(path)
+            sealed = check_seal(path)
+        if not sealed:
+            check_rows(path)
         try:
             volume = SqliteVolume(path, group.chunks, clock_ns=clock_ns, release=lock.release)
         except AfsError as error:
-            if error.code is AfsCode.EIO:
-                raise AfsError(
-                    AfsCode.VSALVAGE, f"volume {volume_id} is damaged: {error.detail}"
-                ) from error
-            raise
+            raise _salvage(volume_id, error) from error
         if volume.volume_id != volume_id:
             volume.close()
             raise AfsError(
@@ -264,7 +277,9 @@ class Partition:
         if group.database(volume_id).exists():
             # A damaged clone is replaced by a new one.
             with contextlib.suppress(AfsError), afs_errors():
-                with contextlib.closing(rows.connect(group.database(volume_id))) as connection:
+                with contextlib.closing(
+                    sqlite_schema.connect(group.database(volume_id))
+                ) as connection:
                     old = rows.read_state(connection).header
         # From copying the references to their commit nothing may collect the chunks.
         with group.chunks.lock(exclusive=False), afs_errors(), _closing(path) as connection:
@@ -332,9 +347,16 @@ class Partition:
         return lock
 
 
+def _salvage(volume_id: int, error: AfsError) -> AfsError:
+    """What damage is called when a whole volume cannot be used for it; other errors as they are."""
+    if error.code is not AfsCode.EIO:
+        return error
+    return AfsError(AfsCode.VSALVAGE, f"volume {volume_id} is damaged: {error.detail}")
+
+
 @contextlib.contextmanager
 def _closing(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = rows.create_database(path)
+    connection = sqlite_schema.create_database(path)
     try:
         yield connection
     finally:

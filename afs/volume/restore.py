@@ -29,19 +29,20 @@ from google.protobuf.message import DecodeError
 from afs.errors import AfsCode, AfsError
 from afs.types import VolumeHeader, VolumeType
 from afs.v1 import dump_pb2
+from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState
 from afs.volume.chunk_store import disk_errors
 from afs.volume.collection import remove_unreferenced
 from afs.volume.dump_frames import Frame, FrameKind, FrameReader, bad_dump
 from afs.volume.flock import FileLock
-from afs.volume.namespace import new_header
 from afs.volume.partition import Partition
 from afs.volume.restore_over import carry_over
 from afs.volume.restore_vnodes import VnodeTaker, check_header_message
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.verify import check_tree
+from afs.volume.volume_header import new_header
 
 
 class Restore:
@@ -78,7 +79,7 @@ class Restore:
             with disk_errors(), afs_errors():
                 self._group.make()
                 self._path = self._stack.enter_context(self._group.new_database(volume_id))
-                self._connection = rows.create_database(self._path)
+                self._connection = sqlite_schema.create_database(self._path)
                 self._stack.callback(self._connection.close)
                 # If we crash, the temporary database is thrown away; `put_in_place` makes it
                 # durable.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
+from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState
 from afs.volume.sqlite_errors import afs_errors
@@ -87,7 +88,7 @@ def carry_over(connection: sqlite3.Connection, old: Path, now_ns: int) -> None:
 
 def _old_state(old: Path) -> VolumeState:
     try:
-        with afs_errors(), contextlib.closing(rows.connect(old)) as connection:
+        with afs_errors(), contextlib.closing(sqlite_schema.connect(old)) as connection:
             return rows.read_state(connection)
     except AfsError as error:
         if error.code is AfsCode.EIO:
@@ -100,7 +101,7 @@ def _old_state(old: Path) -> VolumeState:
 
 def _same_contents(connection: sqlite3.Connection, old: Path) -> dict[int, int]:
     """The vnodes with the same Fid, type and contents in both: number to the old one's DataVersion."""
-    connection.execute("ATTACH ? AS old", (f"{old.absolute().as_uri()}?mode=rw",))
+    connection.execute("ATTACH ? AS old", (sqlite_schema.address(old),))
     try:
         candidates = dict(connection.execute(_SAME))
         for (number,) in connection.execute(_DIFFERENT):

@@ -1,8 +1,8 @@
 """A volume on disk: one SQLite database and the chunks of its group.
 
 Theory of operation
-    One thread at a time writes (`_writing`), on a connection of its own; readers have others, so
-    that in WAL mode they never wait for a commit's fsync. A commit is published to the vnode cache
+    One thread at a time writes (under `_write_lock`), on a connection of its own; readers have
+    others, so that in WAL mode they never wait for a commit's fsync. A commit is published to the vnode cache
     and the header after it is durable; what a reader loads meanwhile is kept only if no commit came
     in between (`VnodeCache.offer`).
 
@@ -21,15 +21,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import CHUNK_BYTES
 from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
+from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
-from afs.volume.change_set import ChangeSet, Tables, VolumeState, check_staged_end
-from afs.volume.chunk_store import ChunkStaging, ChunkStore
+from afs.volume.change_set import ChangeSet, VolumeState
+from afs.volume.chunk_store import ChunkStore, disk_errors
 from afs.volume.collection import collect_garbage
 from afs.volume.data_snapshot import StoredSnapshot
 from afs.volume.file_data import ChunkRef, is_inline, positions
@@ -37,7 +39,9 @@ from afs.volume.namespace import perform
 from afs.volume.rules import check_entry_name, check_file, no_vnode
 from afs.volume.seal import break_seal, put_seal, seal_path
 from afs.volume.sqlite_errors import afs_errors, sqlite_error
-from afs.volume.staged_data import BufferedStagedData
+from afs.volume.sqlite_readers import Moment, ReaderPool
+from afs.volume.sqlite_schema import damaged
+from afs.volume.sqlite_writing import ChunkStagedData, WriterTables, quota_check
 from afs.volume.vnode_cache import VnodeCache
 from afs.volume.volume import (
     CreateFile,
@@ -52,22 +56,15 @@ from afs.volume.volume import (
     Volume,
 )
 
-# Idle reading connections kept; more are opened while needed and closed afterwards.
-_IDLE_READERS_MAX: Final = 8
 # A snapshot of a file that changes all the time is tried this often without holding writers up.
 _SNAPSHOT_TRIES: Final = 4
 _NEEDS_ROOM: Final = (CreateFile, MakeDir, MakeSymlink, Link, StoreData)
 
 
-class Moment(NamedTuple):
-    """A connection within a read transaction, and the vnode cache's version from before it began."""
-
-    connection: sqlite3.Connection
-    version: int
-
-
 class SqliteVolume(Volume):
-    """An open volume on disk. Made by `Partition`, which has checked the database and holds the volume's lock.
+    """An open volume on disk.
+
+    Made by `Partition`, which has checked the database and holds the volume's lock.
 
     Args:
         path: the database.
@@ -94,23 +91,22 @@ class SqliteVolume(Volume):
         # tell.
         self._failure: AfsError | None = None
         self._write_lock = threading.Lock()
-        self._readers: list[sqlite3.Connection] = []
         self._cache = VnodeCache()
-        # Chunks that were linked for data which was then not stored: garbage that no table knows
-        # of.
-        self._strays: set[bytes] = set()
+        self._readers = ReaderPool(path, lambda: self._cache.version)
         # Garbage up to this hash was looked at; None: all of it.
         self._collected_to: bytes | None = b""
         self._unpinned = False
         with afs_errors():
-            self._writer = rows.connect(path)
+            self._writer = sqlite_schema.connect(path)
             try:
                 self._state = rows.read_state(self._writer)
             except BaseException:
                 self._writer.close()
                 raise
         self.volume_id = self._state.header.volume_id
-        self._tables = _SqliteTables(self)
+        self._tables = WriterTables(
+            self._writer, lambda: self._state, self._cache, chunks, path.stem
+        )
 
     # --- reading ---
 
@@ -187,7 +183,8 @@ class SqliteVolume(Volume):
         self.check_writable()
         vnode = self.vnode(fid)
         check_file(vnode)
-        return _SqliteStagedData(self, vnode, offset)
+        staging = self.chunks.open_staging(self.path.stem)
+        return ChunkStagedData(offset, staging, quota_check(self.header, vnode), self.add_strays)
 
     def apply(self, mutations: Sequence[Mutation]) -> list[Outcome | AfsError]:
         try:
@@ -197,7 +194,7 @@ class SqliteVolume(Volume):
                     raise self._failure
                 # The group's lock keeps chunks that are linked already from being collected before
                 # the commit.
-                with self.chunks.lock(exclusive=False):
+                with disk_errors(), self.chunks.lock(exclusive=False):
                     batch, answers = self._perform_all(mutations)
                     self._commit(batch, mutations, answers)
                 self._publish(batch)
@@ -205,7 +202,7 @@ class SqliteVolume(Volume):
             return [error] * len(mutations)
         for mutation, answer in zip(mutations, answers, strict=True):
             if isinstance(mutation, StoreData) and isinstance(answer, Outcome):
-                assert isinstance(mutation.staged, _SqliteStagedData)
+                assert isinstance(mutation.staged, ChunkStagedData)
                 mutation.staged.spend()
         return answers
 
@@ -216,19 +213,20 @@ class SqliteVolume(Volume):
             if self._unpinned:
                 self._unpinned = False
                 self._collected_to = b""
-            if self._collected_to is None and not self._strays:
+            if self._collected_to is None and not self._tables.strays:
                 return False
-            strays = len(self._strays)
+            strays = len(self._tables.strays)
             with afs_errors():
                 self._collected_to = collect_garbage(
                     self._writer,
                     self.path,
                     self.chunks,
                     self._collected_to,
-                    self._strays,
-                    self._unseal,
+                    self._tables.strays,
+                    wait=False,
+                    before_writing=self._unseal,
                 )
-            return self._collected_to is not None or 0 < len(self._strays) < strays
+            return self._collected_to is not None or 0 < len(self._tables.strays) < strays
 
     def close(self) -> None:
         with self._write_lock:
@@ -236,31 +234,17 @@ class SqliteVolume(Volume):
                 return
             self._closed = True
             try:
-                with afs_errors():
+                with disk_errors(), afs_errors():
                     self._close_connections()
             finally:
                 self._release()
 
     # --- for the partition, the dump and the tests ---
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[Moment]:
+    def reading(self) -> AbstractContextManager[Moment]:
         """A connection that sees one moment of the volume; VOFFLINE when it is closed."""
         self._check_open()
-        with afs_errors():
-            try:
-                connection = self._readers.pop()
-            except IndexError:
-                connection = rows.connect(self.path)
-                connection.execute("PRAGMA query_only = ON")
-            try:
-                version = self._cache.version
-                connection.execute("BEGIN")
-                yield Moment(connection, version)
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                self._put_back(connection)
+        return self._readers.moment()
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[Moment]:
@@ -280,7 +264,7 @@ class SqliteVolume(Volume):
         return self._clock_ns()
 
     def load_vnode(self, moment: Moment, fid: Fid) -> Vnode | None:
-        """The vnode as of a moment; None if there is none. Kept in memory if nothing was committed since."""
+        """The vnode as of a moment, None if there is none; kept in memory if it is the latest."""
         if fid.volume != self.volume_id:
             return None
         vnode = rows.read_vnode(moment.connection, self.volume_id, fid.vnode)
@@ -318,7 +302,7 @@ class SqliteVolume(Volume):
     def add_strays(self, digests: Sequence[bytes]) -> None:
         """Notes chunks to be removed, if nothing refers to them."""
         with self._write_lock:
-            self._strays.update(digests)
+            self._tables.strays.update(digests)
 
     # --- inside ---
 
@@ -337,20 +321,6 @@ class SqliteVolume(Volume):
                 AfsCode.ENOTDIR, f"vnode {fid} is a {vnode.type.name.lower()}: expected a directory"
             )
 
-    def _put_back(self, connection: sqlite3.Connection) -> None:
-        if len(self._readers) >= _IDLE_READERS_MAX:
-            connection.close()
-            return
-        self._readers.append(connection)
-        # Looked at last: `close` sets it before it closes those it finds.
-        if self._closed:
-            self._close_readers()
-
-    def _close_readers(self) -> None:
-        while self._readers:
-            with contextlib.suppress(IndexError):
-                self._readers.pop().close()
-
     def _try_snapshot(self, fid: Fid, offset: int, length: int | None) -> StoredSnapshot | None:
         """A snapshot; None if the file changed while its chunks were being pinned."""
         with self.reading() as moment:
@@ -361,7 +331,7 @@ class SqliteVolume(Volume):
             if is_inline(vnode.length):
                 data = rows.read_inline(moment.connection, fid.vnode)
                 if len(data) != vnode.length:
-                    raise rows.damaged("inline_data", f"vnode {fid.vnode}")
+                    raise damaged("inline_data", f"vnode {fid.vnode}")
                 return StoredSnapshot(vnode, data, {}, self)
             end = vnode.length if length is None else min(offset + length, vnode.length)
             refs = dict(
@@ -404,7 +374,7 @@ class SqliteVolume(Volume):
         self._unseal()
         for mutation, answer in zip(mutations, answers, strict=True):
             if isinstance(mutation, StoreData) and isinstance(answer, Outcome):
-                assert isinstance(mutation.staged, _SqliteStagedData)
+                assert isinstance(mutation.staged, ChunkStagedData)
                 mutation.staged.ensure_linked()
         try:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -431,86 +401,27 @@ class SqliteVolume(Volume):
             self._collected_to = b""
 
     def _close_connections(self) -> None:
-        self._close_readers()
-        if self._strays and self._failure is None:
-            # The next opening collects them.
-            self._unseal()
-            self._writer.executemany(
-                "INSERT OR IGNORE INTO garbage VALUES (?)", [(digest,) for digest in self._strays]
-            )
-        assert not (self._sealed and self._writer.total_changes), "changed under its seal"
-        complete = rows.checkpoint(self._writer)
-        self._writer.close()
+        self._readers.close()
+        try:
+            complete = self._failure is None and self._settle()
+        finally:
+            self._writer.close()
         # Sealed is only what is all in the database and in no WAL.
-        if complete and not self._sealed and self._failure is None:
-            put_seal(self.path)
+        if complete and not self._sealed:
+            with self.chunks.lock(exclusive=False):
+                put_seal(self.path)
 
-
-class _SqliteTables(Tables):
-    """The volume as the rules see it, on the writer's connection; used under the write lock only."""
-
-    def __init__(self, volume: SqliteVolume) -> None:
-        self._volume = volume
-        self._staging: ChunkStaging | None = None
-
-    def state(self) -> VolumeState:
-        return self._volume.state
-
-    def vnode(self, number: int) -> Vnode | None:
-        volume = self._volume
-        return volume._cache.number(number) or rows.read_vnode(
-            volume._writer, volume.volume_id, number
-        )
-
-    def entry(self, directory: int, name: str) -> DirectoryEntry | None:
-        return rows.read_entry(self._volume._writer, self._volume.volume_id, directory, name)
-
-    def inline(self, number: int) -> bytes:
-        return rows.read_inline(self._volume._writer, number)
-
-    def chunk(self, number: int, position: int) -> ChunkRef | None:
-        return rows.read_chunk_ref(self._volume._writer, number, position)
-
-    def read_chunk(self, ref: ChunkRef) -> bytes:
-        return self._volume.chunks.read_ref(ref)
-
-    def store_chunk(self, data: bytes) -> ChunkRef | None:
-        staged = _SqliteStagedData(self._volume, None, 0)
-        ref = staged.store(data)
-        staged.spend()
-        if ref is not None:
-            # Should the change fail after all, nothing refers to it.
-            self._volume._strays.add(ref.hash)
-        return ref
-
-
-class _SqliteStagedData(BufferedStagedData):
-    """Staged data whose chunks go to the group's `staging` while they arrive."""
-
-    def __init__(self, volume: SqliteVolume, vnode: Vnode | None, offset: int) -> None:
-        super().__init__(offset)
-        self._vnode = vnode
-        self._volume = volume
-        self._staging = volume.chunks.open_staging(volume.path.stem)
-
-    def ensure_linked(self) -> None:
-        """Links chunks again that were collected since `finish`; under the group's lock."""
-        self._staging.ensure_linked()
-
-    def _check_end(self, end: int) -> None:
-        if self._vnode is not None:
-            check_staged_end(self._volume.header(), self._vnode, end)
-
-    def _put(self, data: bytes, digest: bytes) -> None:
-        self._staging.put(data, digest)
-
-    def _make_durable(self) -> None:
-        self._staging.make_durable()
-
-    def _let_go(self) -> None:
-        self._staging.let_go()
-
-    def _forget(self) -> None:
-        linked = self._staging.forget()
-        if linked:
-            self._volume.add_strays(linked)
+    def _settle(self) -> bool:
+        """Brings all into the database; False if it cannot be done now, and so is left in the WAL."""
+        try:
+            with afs_errors():
+                if self._tables.strays:
+                    # The next opening collects them.
+                    self._unseal()
+                    rows.add_garbage(self._writer, self._tables.strays)
+                assert not (self._sealed and self._writer.total_changes), "changed under its seal"
+                return sqlite_schema.checkpoint(self._writer)
+        except AfsError as error:
+            if error.code is AfsCode.VDISKFULL:
+                return False
+            raise

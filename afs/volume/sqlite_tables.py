@@ -1,4 +1,4 @@
-"""A volume's SQLite database: its schema, its rows and their checksums.
+"""The rows of a volume's SQLite database, and their checksums.
 
 Every row's last column is a `checksum` over its table, key and values, verified whenever the row is
 read.
@@ -6,145 +6,30 @@ read.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
-from pathlib import Path
 from typing import Any, Final
 
-from afs.errors import AfsCode, AfsError
 from afs.limits import CHUNK_BYTES
 from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
 from afs.volume.change_set import ChangeSet, VolumeState
 from afs.volume.checksum import checksum
 from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
-
-SCHEMA_VERSION: Final = 1
-# "AFSV" in ASCII: says that the file is one of ours.
-APPLICATION_ID: Final = 0x41465356
-
-_HEADER_FIELDS: Final = tuple(field.name for field in fields(VolumeHeader))
-_COUNTERS: Final = ("next_vnode", "next_uniquifier", "max_data_version")
-_TEXT_FIELDS: Final = frozenset({"name", "incarnation", "offline_message"})
-
-_HEADER_COLUMNS: Final = ",\n    ".join(
-    f"{name} {'TEXT' if name in _TEXT_FIELDS else 'INTEGER'} NOT NULL"
-    for name in _HEADER_FIELDS + _COUNTERS
-)
-
-_SCHEMA: Final = f"""
-CREATE TABLE header (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    {_HEADER_COLUMNS},
-    checksum BLOB NOT NULL
-) STRICT;
-CREATE TABLE vnodes (
-    vnode INTEGER PRIMARY KEY,
-    uniquifier INTEGER NOT NULL,
-    type INTEGER NOT NULL,
-    mode INTEGER NOT NULL,
-    owner INTEGER NOT NULL,
-    "group" INTEGER NOT NULL,
-    link_count INTEGER NOT NULL,
-    length INTEGER NOT NULL,
-    data_version INTEGER NOT NULL,
-    client_mtime_ns INTEGER NOT NULL,
-    server_mtime_ns INTEGER NOT NULL,
-    parent_vnode INTEGER NOT NULL,
-    parent_uniquifier INTEGER NOT NULL,
-    checksum BLOB NOT NULL
-) STRICT;
-CREATE TABLE entries (
-    directory INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    vnode INTEGER NOT NULL,
-    uniquifier INTEGER NOT NULL,
-    type INTEGER NOT NULL,
-    checksum BLOB NOT NULL,
-    PRIMARY KEY (directory, name)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE inline_data (
-    vnode INTEGER PRIMARY KEY,
-    data BLOB NOT NULL,
-    checksum BLOB NOT NULL
-) STRICT;
-CREATE TABLE chunks (
-    vnode INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    hash BLOB NOT NULL,
-    size INTEGER NOT NULL,
-    checksum BLOB NOT NULL,
-    PRIMARY KEY (vnode, position)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX chunks_by_hash ON chunks (hash);
-CREATE TABLE garbage (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
-"""
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode, for use under the caller's own locks; never creates the file."""
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=30.0,
-    )
-    # Whatever the schema of a damaged or hostile file says, no code of its choosing runs.
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cell_size_check = ON")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
-def create_database(path: Path) -> sqlite3.Connection:
-    """A new, empty database in WAL mode; the file must not exist."""
-    path.touch(mode=0o600, exist_ok=False)
-    connection = connect(path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.executescript(f"BEGIN;{_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-    return connection
-
-
-def checkpoint(connection: sqlite3.Connection) -> bool:
-    """Moves all of the WAL into the database and empties it; waits for readers.
-
-    False if a reader was in the way for too long; then the WAL still counts.
-    """
-    busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    return not busy
-
-
-def check_schema(connection: sqlite3.Connection) -> None:
-    """EIO unless the database has exactly the tables and indexes we give it."""
-    query = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
-    with contextlib.closing(sqlite3.connect(":memory:")) as model:
-        model.executescript(_SCHEMA)
-        expected = model.execute(query).fetchall()
-    if connection.execute(query).fetchall() != expected:
-        raise damaged("sqlite_master", "the schema")
-
-
-def damaged(table: str, key: object) -> AfsError:
-    """The error for a row that is not what was written."""
-    return AfsError(AfsCode.EIO, f"a row of {table} is damaged: {key}")
-
+from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, damaged
 
 # --- reading --------------------------------------------------------------------------------------
 
 
 def read_state(connection: sqlite3.Connection) -> VolumeState:
     """The header row; EIO if it is damaged or missing."""
-    columns = ", ".join(_HEADER_FIELDS + _COUNTERS)
+    columns = ", ".join(HEADER_FIELDS + COUNTERS)
     row = connection.execute(f"SELECT {columns}, checksum FROM header WHERE id = 1").fetchone()
     if row is None or checksum("header", *row[:-1]) != row[-1]:
         raise damaged("header", "the volume's header")
-    values: dict[str, Any] = dict(zip(_HEADER_FIELDS, row, strict=False))
+    values: dict[str, Any] = dict(zip(HEADER_FIELDS, row, strict=False))
     values["type"] = VolumeType(values["type"])
     values["leave_offline"] = bool(values["leave_offline"])
-    return VolumeState(VolumeHeader(**values), *row[len(_HEADER_FIELDS) : -1])
+    return VolumeState(VolumeHeader(**values), *row[len(HEADER_FIELDS) : -1])
 
 
 _VNODE_COLUMNS: Final = (
@@ -280,7 +165,7 @@ def read_garbage(connection: sqlite3.Connection, after: bytes, limit: int) -> li
 def write_state(connection: sqlite3.Connection, state: VolumeState) -> None:
     """Replaces the header row."""
     header = state.header
-    values: list[Any] = [getattr(header, name) for name in _HEADER_FIELDS]
+    values: list[Any] = [getattr(header, name) for name in HEADER_FIELDS]
     values = [int(value) if isinstance(value, int) else value for value in values]
     values += [state.next_vnode, state.next_uniquifier, state.max_data_version]
     marks = ", ".join("?" * (len(values) + 2))

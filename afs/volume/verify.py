@@ -8,10 +8,12 @@ from typing import Final
 
 from afs.errors import AfsCode, AfsError
 from afs.types import Vnode, VnodeType
+from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState, used_kib
 from afs.volume.file_data import is_inline, positions
 from afs.volume.sqlite_errors import afs_errors
+from afs.volume.sqlite_schema import damaged
 
 _HEADER_BYTES: Final = 100
 
@@ -23,10 +25,10 @@ def check_header(path: Path) -> None:
     size = path.stat().st_size
     if len(head) < _HEADER_BYTES or not head.startswith(b"SQLite format 3\0"):
         raise _damaged(path, "it does not begin as an SQLite database")
-    if int.from_bytes(head[68:72], "big") != rows.APPLICATION_ID:
+    if int.from_bytes(head[68:72], "big") != sqlite_schema.APPLICATION_ID:
         raise _damaged(path, "it is no volume's database")
-    if (version := int.from_bytes(head[60:64], "big")) != rows.SCHEMA_VERSION:
-        raise _damaged(path, f"its version is {version}: expected {rows.SCHEMA_VERSION}")
+    if (version := int.from_bytes(head[60:64], "big")) != sqlite_schema.SCHEMA_VERSION:
+        raise _damaged(path, f"its version is {version}: expected {sqlite_schema.SCHEMA_VERSION}")
     page_bytes = int.from_bytes(head[16:18], "big")
     page_bytes = 65536 if page_bytes == 1 else page_bytes
     if not page_bytes or size % page_bytes:
@@ -43,7 +45,7 @@ def check_rows(path: Path) -> None:
     """
     try:
         with afs_errors():
-            connection = rows.connect(path)
+            connection = sqlite_schema.connect(path)
             try:
                 _check(connection)
             finally:
@@ -62,26 +64,24 @@ def check_tree(connection: sqlite3.Connection, state: VolumeState) -> None:
         vnodes[vnode.fid.vnode] = vnode
         _check_data(connection, vnode)
         if vnode.fid.vnode >= state.next_vnode or vnode.fid.uniquifier >= state.next_uniquifier:
-            raise rows.damaged("header", f"vnode {vnode.fid} is beyond its counters")
+            raise damaged("header", f"vnode {vnode.fid} is beyond its counters")
         if vnode.data_version > state.max_data_version:
-            raise rows.damaged("header", f"vnode {vnode.fid} is beyond its DataVersion")
+            raise damaged("header", f"vnode {vnode.fid} is beyond its DataVersion")
     root = vnodes.get(1)
     if root is None or (root.fid.uniquifier, root.type, root.parent) != (
         1,
         VnodeType.DIRECTORY,
         root.fid,
     ):
-        raise rows.damaged("vnodes", "the root directory")
+        raise damaged("vnodes", "the root directory")
     _check_names(connection, vnodes, volume_id)
     used = sum(used_kib(vnode) for vnode in vnodes.values())
     if (used, len(vnodes)) != (state.header.used_kib, state.header.file_count):
-        raise rows.damaged(
-            "header", f"it counts {state.header.file_count} vnodes: found {len(vnodes)}"
-        )
+        raise damaged("header", f"it counts {state.header.file_count} vnodes: found {len(vnodes)}")
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    rows.check_schema(connection)
+    sqlite_schema.check_schema(connection)
     # The full check, because a damaged index of chunks would make chunks in use look like garbage.
     found = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if found is None or found[0] != "ok":
@@ -95,12 +95,12 @@ def _check_data(connection: sqlite3.Connection, vnode: Vnode) -> None:
         return
     if vnode.type is VnodeType.SYMLINK or is_inline(vnode.length):
         if len(rows.read_inline(connection, number)) != vnode.length:
-            raise rows.damaged("inline_data", f"vnode {number} has not {vnode.length} bytes")
+            raise damaged("inline_data", f"vnode {number} has not {vnode.length} bytes")
         return
     end = positions(vnode.length)
     for position, _ in rows.read_chunk_refs(connection, number, 0, 2**62):
         if position >= end:
-            raise rows.damaged("chunks", f"vnode {number}, position {position} lies beyond its end")
+            raise damaged("chunks", f"vnode {number}, position {position} lies beyond its end")
 
 
 def _check_names(connection: sqlite3.Connection, vnodes: dict[int, Vnode], volume_id: int) -> None:
@@ -118,13 +118,13 @@ def _check_names(connection: sqlite3.Connection, vnodes: dict[int, Vnode], volum
                 entry.type,
                 vnode.fid,
             ):
-                raise rows.damaged(
+                raise damaged(
                     "entries", f"directory {vnode.fid}, name {entry.name!r} leads nowhere"
                 )
             names[entry.fid.vnode] = names.get(entry.fid.vnode, 0) + 1
             subdirectories += entry.type is VnodeType.DIRECTORY
         if (len(entries), 2 + subdirectories) != (vnode.length, vnode.link_count):
-            raise rows.damaged(
+            raise damaged(
                 "entries",
                 f"directory {vnode.fid} has {len(entries)} entries: expected {vnode.length}",
             )
@@ -133,12 +133,12 @@ def _check_names(connection: sqlite3.Connection, vnodes: dict[int, Vnode], volum
         if vnode.type is VnodeType.DIRECTORY:
             expected = 0 if number == 1 else 1
         if names.get(number, 0) != expected:
-            raise rows.damaged(
+            raise damaged(
                 "vnodes", f"vnode {vnode.fid} has {names.get(number, 0)} names: expected {expected}"
             )
     total = connection.execute("SELECT count(*) FROM entries").fetchone()[0]
     if total != sum(names.values()):
-        raise rows.damaged("entries", "there are names in no directory")
+        raise damaged("entries", "there are names in no directory")
     _check_reachable(vnodes)
 
 
@@ -152,7 +152,7 @@ def _check_reachable(vnodes: dict[int, Vnode]) -> None:
         seen: set[int] = set()
         while number not in good:
             if number in seen or number not in vnodes:
-                raise rows.damaged("vnodes", f"directory {vnode.fid} does not lie under the root")
+                raise damaged("vnodes", f"directory {vnode.fid} does not lie under the root")
             seen.add(number)
             way.append(number)
             number = vnodes[number].parent.vnode

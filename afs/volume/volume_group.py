@@ -20,12 +20,12 @@ from typing import Final
 
 from afs.errors import AfsCode, AfsError
 from afs.runtime.files import fsync_dir
-from afs.volume import sqlite_tables as rows
+from afs.volume import sqlite_schema
 from afs.volume.chunk_store import ChunkStore
 from afs.volume.collection import collect_garbage, remove_unreferenced
 from afs.volume.flock import FileLock
 from afs.volume.seal import put_seal, seal_path
-from afs.volume.sqlite_errors import afs_errors
+from afs.volume.sqlite_errors import afs_errors, sqlite_error
 
 _REMOVAL_SLICE_CHUNKS: Final = 64
 
@@ -80,15 +80,14 @@ class VolumeGroup:
         """
         path = self.database(volume_id)
         replaces = path.exists()
-        if replaces:
-            _inherit_garbage(new, path)
+        noted = _inherit_garbage(new, path) if replaces else True
         _settle(new)
+        if replaces:
+            # Should we crash before the renaming, the old one is whole without its WAL.
+            _settle_if_possible(path)
+        # Locked, nobody looks into either for garbage meanwhile.
         with self.chunks.lock(exclusive=True):
-            if replaces:
-                # Should we crash before the renaming, the old one is whole without its WAL.
-                _settle_if_possible(path)
-            # Without a seal the volume is checked row by row: right for either database, should we
-            # crash here.
+            # Without a seal the volume is checked row by row: right for either, should we crash here.
             seal_path(path).unlink(missing_ok=True)
             fsync_dir(self.path)
             # A WAL that outlived its database would be taken for the new one's.
@@ -96,15 +95,11 @@ class VolumeGroup:
             os.rename(new, path)
             _remove_wal(new)
             fsync_dir(self.path)
-        with afs_errors():
-            connection = rows.connect(path)
-            try:
-                after: bytes | None = b""
-                while after is not None:
-                    after = collect_garbage(connection, path, self.chunks, after, set())
-            finally:
-                connection.close()
-        put_seal(path)
+        self._collect_all(path)
+        if not noted:
+            self._remove_strays()
+        with self.chunks.lock(exclusive=False):
+            put_seal(path)
 
     def discard(self, path: Path) -> None:
         """Removes a database, and those chunks that nothing else refers to."""
@@ -117,11 +112,14 @@ class VolumeGroup:
                 os.rename(path, gone)
             fsync_dir(self.path)
             path = gone
-        for digests in _in_slices(self._hashes(path)):
+        hashes = self._hashes(path)
+        for digests in _in_slices(iter(hashes or ())):
             remove_unreferenced(digests, self.chunks, own=None, own_path=path)
         path.unlink()
         _remove_wal(path)
         fsync_dir(self.path)
+        if hashes is None:
+            self._remove_strays()
 
     def clear_leftovers(self) -> None:
         """Discards what crashed makers and deleters left here."""
@@ -144,36 +142,45 @@ class VolumeGroup:
                 shutil.rmtree(self.path, ignore_errors=True)
         fsync_dir(self.path.parent)
 
-    def _hashes(self, path: Path) -> Iterator[bytes]:
-        """The chunks a database refers to; all that are stored if it cannot be read."""
+    def _collect_all(self, path: Path) -> None:
+        with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
+            after: bytes | None = b""
+            while after is not None:
+                after = collect_garbage(connection, path, self.chunks, after, set(), wait=True)
+
+    def _remove_strays(self) -> None:
+        """Removes every chunk that no database refers to."""
+        for prefix in range(256):
+            for digests in _in_slices(iter(list(self.chunks.stored(prefix)))):
+                remove_unreferenced(digests, self.chunks, own=None, own_path=None)
+
+    def _hashes(self, path: Path) -> list[bytes] | None:
+        """The chunks a database refers to; None if it cannot be read."""
+        query = "SELECT hash FROM chunks UNION SELECT hash FROM garbage"
         try:
-            connection = rows.connect(path)
-            try:
-                yield from [
-                    row[0]
-                    for row in connection.execute(
-                        "SELECT hash FROM chunks UNION SELECT hash FROM garbage"
-                    )
-                ]
-            finally:
-                connection.close()
+            with contextlib.closing(sqlite_schema.connect(path)) as connection:
+                return [row[0] for row in connection.execute(query)]
         except sqlite3.Error:
-            for prefix in range(256):
-                yield from list(self.chunks.stored(prefix))
+            return None
 
 
-def _inherit_garbage(new: Path, old: Path) -> None:
-    """Notes in a new database which chunks only the old one refers to; if that is damaged, they stay unnoted."""
+def _inherit_garbage(new: Path, old: Path) -> bool:
+    """Notes in a new database which chunks only the old one has; False if that cannot be read."""
     with afs_errors():
-        connection = rows.connect(new)
+        connection = sqlite_schema.connect(new)
     try:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ATTACH ? AS old", (str(old),))
-            connection.execute(
-                "INSERT OR IGNORE INTO garbage SELECT hash FROM"
-                " (SELECT hash FROM old.chunks UNION SELECT hash FROM old.garbage)"
-                " WHERE hash NOT IN (SELECT hash FROM chunks)"
-            )
+        connection.execute("ATTACH ? AS old", (sqlite_schema.address(old),))
+        connection.execute(
+            "INSERT OR IGNORE INTO garbage SELECT hash FROM"
+            " (SELECT hash FROM old.chunks UNION SELECT hash FROM old.garbage)"
+            " WHERE hash NOT IN (SELECT hash FROM chunks)"
+        )
+    except sqlite3.Error as error:
+        if sqlite_error(error).code is not AfsCode.EIO:
+            raise sqlite_error(error) from error
+        return False
+    else:
+        return True
     finally:
         connection.close()
 
@@ -184,8 +191,8 @@ def _settle(path: Path) -> None:
     Raises:
         AfsError: VIO if a reader was in the way for too long; EIO if the database is damaged.
     """
-    with afs_errors(), contextlib.closing(rows.connect(path)) as connection:
-        if not rows.checkpoint(connection):
+    with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
+        if not sqlite_schema.checkpoint(connection):
             raise AfsError(AfsCode.VIO, f"the database {path.name} is being read all the time")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -297,7 +297,7 @@ def test_staged_data_of_a_crashed_process_is_cleared(
     group = disk_volume.path.parent
     [kept] = chunk_files(partition.path)
     for name in (kept.name, "0" * 64):
-        (group / "staging" / f"{disk_volume.volume_id}.00aa.{name}").write_bytes(b"x")
+        (group / "staging" / f"{disk_volume.volume_id}+00aa+{name}").write_bytes(b"x")
     (group / "chunks" / "00").mkdir(exist_ok=True)
     (group / "chunks" / "00" / ("0" * 64)).write_bytes(b"linked, never committed")
     again = partition.open_volume(disk_volume.volume_id)
