@@ -218,7 +218,7 @@ async def test_a_writer_that_hangs_up_costs_nobody_its_break(tmp_path: Path) -> 
             await answer
         gate.open()
         told = await holder.next_break()
-        assert told.reason == BreakReason.STATUS_CHANGED
+        assert told.reason == int(BreakReason.STATUS_CHANGED)
         holder.ack(told)
         await at.files.finish()
         assert at.volume.vnode(file).mode == 0o600
