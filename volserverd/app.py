@@ -28,7 +28,7 @@ from volserverd.operations import Operations
 from volserverd.recovery import Recovery
 from volserverd.vol_server import VolServerServicer
 from volserverd.volume_location import VolumeLocationServicer
-from volserverd.volume_work import VolumeServices
+from volserverd.work_order import VolumeServices
 
 _log = structlog.get_logger(__name__)
 

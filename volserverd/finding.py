@@ -12,7 +12,7 @@ from volserverd.disk import Disk
 from volserverd.fssync_client import FssyncClient
 from volserverd.vldb.entry import Entry, kept_backup_id
 from volserverd.vldb.names import parse_reference
-from volserverd.volume_work import VolumeServices
+from volserverd.work_order import VolumeServices
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from volserverd.fssync_client import FssyncClient, check
 from volserverd.settling import settle
 from volserverd.vldb.entry import Entry, Site, kept_backup_id
 from volserverd.vldb.names import FIRST_TEMPORARY_ID
-from volserverd.volume_work import VolumeServices
+from volserverd.work_order import VolumeServices
 
 _log = structlog.get_logger(__name__)
 

@@ -18,7 +18,8 @@ from volserverd.operations import Operation
 from volserverd.vldb.entry import kept_backup_id
 from volserverd.vldb.names import check_volume_name
 from volserverd.vol_server_parts import VolServerParts, check_is_here
-from volserverd.volume_work import VolumeWork, WorkOrder
+from volserverd.volume_work import VolumeWork
+from volserverd.work_order import WorkOrder
 
 
 class ChangingMethods(VolServerParts):

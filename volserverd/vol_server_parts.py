@@ -14,7 +14,8 @@ from volserverd.fssync_client import FssyncClient
 from volserverd.operations import Operation, Operations
 from volserverd.recovery import Recovery
 from volserverd.vldb.entry import kept_backup_id
-from volserverd.volume_work import VolumeServices, VolumeWork
+from volserverd.volume_work import VolumeWork
+from volserverd.work_order import VolumeServices
 
 # Finds out what there is to do: who does it, and in which steps.
 Prepare = Callable[[Operation], Awaitable[tuple[VolumeWork, Sequence[Step]]]]

@@ -6,79 +6,28 @@ whether it happened can be undone too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import DUMP_PIECES_BUFFERED
 from afs.v1 import fssync_pb2
 from afs.volume.partition import Partition
 from afs.volume.restore import Restore
 from afs.volume.volume import SetVolumeFields
-from volserverd.checkouts import Checkouts
 from volserverd.core.steps import Role, Step, StepKind
-from volserverd.disk import Disk
-from volserverd.locations import Locations
 from volserverd.operations import Operation
-from volserverd.piece_queue import PieceQueue
 from volserverd.settling import settle
-from volserverd.vldb.entry import Entry, Site, kept_backup_id
+from volserverd.vldb.entry import Entry, kept_backup_id
 from volserverd.vldb.names import BACKUP_SUFFIX, VolumeReference, parse_reference
+from volserverd.work_order import VolumeServices, WorkOrder
 
+T = TypeVar("T")
+
+# A fileserver that is restarted this often within one step is in more trouble than we are.
+_ATTEMPTS: Final = 3
 # Work for which a volume that is on disk need not be known to the fileserver.
 _UNKNOWN_IS_FINE: Final = frozenset({fssync_pb2.FSYNC_FOR_DELETE, fssync_pb2.FSYNC_FOR_RESTORE})
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeServices:
-    """What work on volumes needs.
-
-    `program` is our name towards the fileserver; `file_server` and `vol_server` are the addresses
-    under which the location database tells of our volumes.
-    """
-
-    disk: Disk
-    checkouts: Checkouts
-    locations: Locations
-    program: str
-    file_server: str
-    vol_server: str
-
-    def lock_text(self, operation: str) -> str:
-        """What an entry is locked for by an operation of ours."""
-        return f"{operation} by {self.program}"
-
-    def site(self, partition: str) -> Site:
-        """Our site on a partition."""
-        return Site(self.file_server, self.vol_server, partition)
-
-
-@dataclass(slots=True)
-class WorkOrder:
-    """What an operation is about, as far as it is known when it begins.
-
-    Args:
-        partition: where.
-        reason: what the fileserver is told the volumes are taken for.
-        ids: the volumes by their roles; 0 for one that is to be created and may have any id.
-        asked_id: the id that somebody asked to be deleted.
-        name: of the volume.
-        max_quota_kib: of a volume to create.
-        entry: the location entry, if there is one.
-        fields: what to set in the header.
-        pieces: a dump's bytes, to the client (SEND) or from it (RECEIVE).
-    """
-
-    partition: Partition
-    reason: fssync_pb2.FsyncReason.ValueType
-    ids: dict[Role, int]
-    name: str = ""
-    max_quota_kib: int = 0
-    asked_id: int = 0
-    entry: Entry | None = None
-    fields: SetVolumeFields | None = None
-    pieces: PieceQueue = field(default_factory=lambda: PieceQueue(DUMP_PIECES_BUFFERED))
 
 
 class VolumeWork:
@@ -199,10 +148,23 @@ class VolumeWork:
             if known or not lenient:
                 raise
 
-    async def _verify(self, role: Role) -> None:
-        """T24: the fileserver may have been restarted since the volume was taken."""
-        if self._services.checkouts.holds(self.ids[role]):
-            await self._services.checkouts.verify(self.ids[role])
+    async def _verified(self, roles: Sequence[Role], act: Callable[[], Awaitable[T]]) -> T:
+        """Does something to volumes that the fileserver confirms to be ours (T24).
+
+        A fileserver that was restarted after the last confirmation has opened them again, which
+        their locks tell: then they are taken once more.
+        """
+        checkouts = self._services.checkouts
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            for role in roles:
+                if checkouts.holds(self.ids[role]):
+                    await checkouts.verify(self.ids[role])
+            try:
+                return await act()
+            except AfsError as error:
+                if error.code is not AfsCode.VBUSY or not attempts_left:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     async def _give_back(self, role: Role) -> None:
         checkouts, volume_id = self._services.checkouts, self.ids[role]
@@ -259,16 +221,18 @@ class VolumeWork:
 
     async def _delete_on_disk(self, role: Role) -> None:
         checkouts, volume_id = self._services.checkouts, self.ids[role]
-        await self._verify(role)
-        await self._services.disk.delete(self._partition, volume_id)
+        disk = self._services.disk
+        await self._verified([role], lambda: disk.delete(self._partition, volume_id))
         if checkouts.holds(volume_id):
             checkouts.deleted(volume_id)
 
     async def _set_fields(self, role: Role) -> None:
         fields = self._order.fields
         assert fields is not None
-        await self._verify(role)
-        before = await self._services.disk.set_fields(self._partition, self.ids[role], fields)
+        disk, volume_id = self._services.disk, self.ids[role]
+        before = await self._verified(
+            [role], lambda: disk.set_fields(self._partition, volume_id, fields)
+        )
         self._fields_before = SetVolumeFields(
             max_quota_kib=before.max_quota_kib, leave_offline=before.leave_offline
         )
@@ -286,10 +250,9 @@ class VolumeWork:
             self._services.checkouts.leave_off(self.ids[role], left_off=fields.leave_offline)
 
     async def _clone(self, _: Role) -> None:
-        for each in (Role.BACKUP, Role.MAIN):
-            await self._verify(each)
         assert self._entry is not None
-        await self._services.disk.clone(
+        clone = partial(
+            self._services.disk.clone,
             self._partition,
             self.ids[Role.MAIN],
             clone_id=self.ids[Role.BACKUP],
@@ -297,17 +260,29 @@ class VolumeWork:
             # There from the volume's creation on: only a volume made otherwise lacks it.
             source_fields=SetVolumeFields(backup_id=self.ids[Role.BACKUP]),
         )
+        await self._verified([Role.BACKUP, Role.MAIN], clone)
 
     async def _clone_temporary(self, _: Role) -> None:
-        await self._verify(Role.MAIN)
-        self.ids[Role.TEMPORARY] = await self._services.disk.clone_temporary(
-            self._partition, self.ids[Role.MAIN]
+        disk, main = self._services.disk, self.ids[Role.MAIN]
+        self.ids[Role.TEMPORARY] = await self._verified(
+            [Role.MAIN], lambda: disk.clone_temporary(self._partition, main)
         )
 
     async def _delete_temporary(self, _: Role) -> None:
         clone_id = self.ids.pop(Role.TEMPORARY, 0)
-        if clone_id:
-            await self._services.disk.delete_temporary(self._partition, clone_id)
+        if not clone_id:
+            return
+        checkouts = self._services.checkouts
+        try:
+            # A fileserver that was restarted meanwhile serves it, as it serves all there is.
+            await checkouts.take(clone_id, self._partition.name, fssync_pb2.FSYNC_FOR_DELETE)
+        except AfsError as error:
+            if error.code not in (AfsCode.VNOVOL, AfsCode.RX_CALL_DEAD):
+                raise
+        await self._services.disk.delete_temporary(self._partition, clone_id)
+        if checkouts.holds(clone_id):
+            checkouts.deleted(clone_id)
+            await checkouts.give_back(clone_id)
 
     async def _on_disk(self, role: Role) -> bool:
         return await self._services.disk.has(self._partition, self.ids[role])
@@ -316,7 +291,14 @@ class VolumeWork:
 
     async def _send(self, role: Role) -> None:
         disk = self._services.disk
-        source = await disk.pieces(self._partition, self.ids[role])
+        try:
+            source = await disk.pieces(self._partition, self.ids[role])
+        except AfsError as error:
+            if error.code is not AfsCode.VBUSY:
+                raise
+            # As above: a fileserver that was restarted has it open.
+            await self._take(role)
+            source = await disk.pieces(self._partition, self.ids[role])
         try:
             while (piece := await disk.run(next, source, b"")) != b"":
                 await self._order.pieces.put(piece)
@@ -346,8 +328,8 @@ class VolumeWork:
 
     async def _swap(self, role: Role) -> None:
         assert self._restore is not None
-        await self._verify(role)
-        await self._services.disk.run(self._restore.put_in_place)
+        put_in_place = self._restore.put_in_place
+        await self._verified([role], lambda: self._services.disk.run(put_in_place))
 
 
 def _close(source: Iterator[bytes]) -> None:
