@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
+import structlog
+
 from afs.errors import AfsCode, AfsError
 from afs.limits import DATA_PIECE_BYTES, MAX_FILE_BYTES
 from afs.types import Fid, Vnode
@@ -18,6 +20,8 @@ from clientd.journal import Journal
 from clientd.piece import PieceKey, piece_count, piece_length
 from clientd.retry import PASSING
 from clientd.statuses import callback_of
+
+_log = structlog.get_logger(__name__)
 
 # How far a fetch runs ahead of its foremost reader: enough to hide the network from it.
 RUN_AHEAD_PIECES: Final = 16
@@ -77,7 +81,9 @@ class DataFetch:
 
     def start(self, on_end: Callable[[DataFetch], None]) -> None:
         """Begins; `on_end` is called once, when it brings nothing more."""
-        self._task = asyncio.create_task(self._run(on_end))
+        self._task = asyncio.create_task(self._run())
+        # Not a part of `_run`, which does not run at all if it is cancelled at once.
+        self._task.add_done_callback(lambda _: self._finish(on_end))
 
     async def stop(self) -> None:
         """Ends it now."""
@@ -133,9 +139,13 @@ class DataFetch:
         self._let_go()
 
     def leave(self) -> None:
-        """One reader less."""
+        """One reader less; the last one's leaving ends the fetch, wherever it hangs."""
         self.readers -= 1
         self._moved.set()
+        # A piece in hand is kept first; then it sees for itself that nobody is left.
+        if self.readers == 0 and self._in_hand is None and self._task is not None:
+            self._ended = True
+            self._task.cancel()
 
     def follow(self, number: int) -> None:
         """A reader has come as far as this piece."""
@@ -161,30 +171,34 @@ class DataFetch:
 
     # --- the fetch ---
 
-    async def _run(self, on_end: Callable[[DataFetch], None]) -> None:
+    async def _run(self) -> None:
         try:
             async with self._slots:
                 await self._bring_all()
         except AfsError as error:
             self._failure = error
-        finally:
-            self._ended = True
-            self._in_hand = None
-            on_end(self)
-            if not self._opened.done():
-                self._opened.set_exception(
-                    self._failure or AfsError(AfsCode.RX_CALL_DEAD, "the client is stopping")
-                )
-                # Whoever waited for it may have gone.
-                self._opened.exception()
-            for futures in self._waiting.values():
-                for future in futures:
-                    if future.done():
-                        continue
-                    if self._failure is not None:
-                        future.set_exception(self._failure)
-                    else:
-                        future.set_result(None)
+        except Exception as error:
+            _log.exception("data_fetch.failed")
+            self._failure = AfsError(AfsCode.VNOSERVICE, f"internal error: {type(error).__name__}")
+
+    def _finish(self, on_end: Callable[[DataFetch], None]) -> None:
+        """Tells everyone who still waits."""
+        self._ended = True
+        self._in_hand = None
+        on_end(self)
+        if not self._opened.done():
+            self._opened.set_exception(
+                self._failure or AfsError(AfsCode.RX_CALL_DEAD, "the client is stopping")
+            )
+            # Whoever waited for it may have gone.
+            self._opened.exception()
+        for future in [future for futures in self._waiting.values() for future in futures]:
+            if future.done():
+                continue
+            if self._failure is not None:
+                future.set_exception(self._failure)
+            else:
+                future.set_result(None)
 
     async def _bring_all(self) -> None:
         """Fetches the run; goes on where it broke off when the fileserver went away under it."""
@@ -213,6 +227,9 @@ class DataFetch:
             async for message, ticket in messages:
                 if vnode is None:
                     vnode, _ = self._server.take_in(message.status, callback_of(message), ticket)
+                    self._journal.tell(
+                        "data.fetched", server=self._server.address, fids=(self.fid,)
+                    )
                     self._open(vnode)
                 rest = memoryview(message.data)
                 while rest:

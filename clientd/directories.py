@@ -133,6 +133,7 @@ class Directories:
             raise AfsError(
                 AfsCode.VIO, f"fileserver {server.address} answered ReadDir with nothing"
             )
+        self._journal.tell("directory.fetched", server=server.address, fids=(directory,))
         listing = Listing(entries, vnode.data_version, complete=True)
         if len(listing) <= KEEP_NAMES:
             self._cache.keep_listing(ticket, directory, listing, self._servers.now())

@@ -22,7 +22,6 @@ limit.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import itertools
 import os
@@ -30,6 +29,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple, Unpack
 
@@ -87,6 +87,7 @@ class DiskCache:
         self._index_thread = ThreadPoolExecutor(1, thread_name_prefix="cache-index")
         self._pieces: OrderedDict[tuple[Fid, int], tuple[int, StoredPiece]] = OrderedDict()
         self._by_fid: dict[Fid, set[int]] = {}
+        self._incarnations: dict[int, str] = {}
         self._index_bytes = 0
         self._write_again_at = -1.0
         self._uses = 0
@@ -244,6 +245,24 @@ class DiskCache:
         if indexes:
             await self._unlink(self._forget(fid, *indexes))
 
+    async def be_of(self, volume: int, incarnation: str) -> bool:
+        """The volume is of this incarnation: data of any other goes.
+
+        Returns:
+            True if it was known as another one.
+        """
+        before = self._incarnations.get(volume)
+        if before == incarnation:
+            return False
+        await self.forget([fid for fid in self._by_fid if fid.volume == volume])
+        # On disk before any of the data is.
+        with suppress(sqlite3.Error):
+            await asyncio.get_running_loop().run_in_executor(
+                self._index_thread, self._index.note_incarnation, volume, incarnation
+            )
+        self._incarnations[volume] = incarnation
+        return before is not None
+
     async def forget(self, fids: Iterable[Fid]) -> int:
         """Removes all data of these vnodes; returns of how many there was any."""
         paths: list[Path] = []
@@ -369,6 +388,7 @@ class DiskCache:
             if folder.is_dir(follow_symlinks=False)
             for entry in os.scandir(folder)
         }
+        self._incarnations = self._index.incarnations()
         lost: list[tuple[Fid, int]] = []
         for key, piece in self._index.load():
             entry = files.pop(key.file_name, None)
@@ -418,7 +438,7 @@ def _replace_file(path: Path, data: bytes, victims: list[Path]) -> bytes:
         temporary.write_bytes(data)
         temporary.rename(path)
     except OSError:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     return blake3(data).digest()
@@ -427,5 +447,5 @@ def _replace_file(path: Path, data: bytes, victims: list[Path]) -> bytes:
 def _unlink_all(paths: Iterable[Path]) -> None:
     """In a thread: removes files; one that cannot be removed is left to the next start."""
     for path in paths:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             path.unlink(missing_ok=True)

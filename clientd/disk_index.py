@@ -28,6 +28,10 @@ CREATE TABLE piece (
     used INTEGER NOT NULL,
     PRIMARY KEY (volume, vnode, uniquifier, piece_index)
 ) WITHOUT ROWID;
+CREATE TABLE volume (
+    volume INTEGER PRIMARY KEY,
+    incarnation TEXT NOT NULL
+);
 """
 
 _PUT: Final = "INSERT OR REPLACE INTO piece VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -88,6 +92,19 @@ class DiskIndex:
                     for key, piece, used in puts
                 ),
             )
+
+    def incarnations(self) -> dict[int, str]:
+        """Which incarnation of each volume the pieces are of."""
+        return dict(self._db.execute("SELECT volume, incarnation FROM volume"))
+
+    def note_incarnation(self, volume: int, incarnation: str) -> None:
+        """The volume's pieces, from now on, are of this incarnation.
+
+        Raises:
+            sqlite3.Error: nothing was changed (the disk may be full).
+        """
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO volume VALUES (?, ?)", (volume, incarnation))
 
     def size_bytes(self) -> int:
         """What the index takes on disk."""

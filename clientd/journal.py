@@ -28,6 +28,7 @@ class ClientEvent:
 COUNTERS = (
     "fetch_status_calls",
     "fetch_data_calls",
+    "volume_status_calls",
     "read_dir_calls",
     "lookup_calls",
     "store_data_calls",

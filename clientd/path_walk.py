@@ -17,6 +17,7 @@ from clientd.directories import Directories
 from clientd.fileserver_client import FileServerClient
 from clientd.fileservers import FileServers
 from clientd.statuses import Source, Statuses, callback_of
+from clientd.volume_identity import VolumeIdentity
 from clientd.volume_location import VolumeLocation
 
 # Source: POSIX PATH_MAX is 4,096 bytes; a path here may well be longer, but is bounded.
@@ -73,6 +74,7 @@ class PathWalk:
         cache: keeps symbolic links' targets.
         location: finds volumes.
         servers: fileservers by address.
+        identity: tells volumes from others of the same id.
         statuses: tells statuses.
         directories: tells names.
     """
@@ -82,12 +84,14 @@ class PathWalk:
         cache: VnodeCache,
         location: VolumeLocation,
         servers: FileServers,
+        identity: VolumeIdentity,
         statuses: Statuses,
         directories: Directories,
     ) -> None:
         self._cache = cache
         self._location = location
         self._servers = servers
+        self._identity = identity
         self._statuses = statuses
         self._directories = directories
 
@@ -161,6 +165,7 @@ class PathWalk:
                 site = await self._location.find(name)
                 root = root_fid(site.volume_id)
                 server = self._servers.at(site.file_server)
+                await self._identity.check(server, site.volume_id)
                 step = _Step(server, [(root, VnodeType.DIRECTORY, name)])
                 continue
             above, kind, _ = step.trail[-1]

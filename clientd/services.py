@@ -14,6 +14,7 @@ from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.path_walk import PathWalk
 from clientd.statuses import Statuses
+from clientd.volume_identity import VolumeIdentity
 from clientd.volume_location import VolumeLocation
 from clientd.writing import Writing
 
@@ -54,7 +55,8 @@ class Services:
         )
         statuses = Statuses(cache, servers, journal)
         directories = Directories(cache, servers, statuses, journal)
-        walk = PathWalk(cache, location, servers, statuses, directories)
+        identity = VolumeIdentity(cache, disk, journal)
+        walk = PathWalk(cache, location, servers, identity, statuses, directories)
         changes = Changes(cache, disk, servers, walk, directories, journal)
         return cls(
             host_uuid=host_uuid,

@@ -93,6 +93,7 @@ class Statuses:
                 self._cache.forget(fid)
             raise
         vnode, _ = server.take_in(response.status, callback_of(response), ticket)
+        self._journal.tell("status.fetched", server=server.address, fids=(fid,))
         if vnode.data_version == version:
             self._journal.count("revalidated")
             return Known(vnode, Source.REVALIDATED)

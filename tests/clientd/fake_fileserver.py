@@ -72,6 +72,7 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
     def __init__(self) -> None:
         self.address = ""
         self.epoch = 7
+        self.incarnation = "first"
         self.lease_s = 10.0
         self.lifetime_s = 3600
         self.gives_promises = True
@@ -411,6 +412,14 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             old_directory_status=status_to_wire(old.vnode),
             new_directory_status=status_to_wire(new.vnode),
             status=status_to_wire(self.nodes[fid].vnode),
+        )
+
+    async def GetVolumeStatus(self, request: Any, context: Any) -> Any:
+        await self._begin("GetVolumeStatus", context)
+        if request.volume not in self.volumes.values():
+            raise AfsError(AfsCode.VNOVOL, str(request.volume))
+        return file_server_pb2.GetVolumeStatusResponse(
+            status=file_server_pb2.VolumeStatus(volume=request.volume, incarnation=self.incarnation)
         )
 
     async def GetTime(self, request: Any, context: Any) -> Any:

@@ -63,7 +63,7 @@ class LocalProgram:
     async def stat(self, path: str, *, no_follow: bool = False) -> pb.StatResponse:
         """Stats."""
         request = pb.StatRequest(path=path, no_follow=no_follow)
-        response: pb.StatResponse = await self._call(self.stub.Stat(request))
+        response: pb.StatResponse = await self.call(self.stub.Stat(request))
         return response
 
     async def list(self, path: str) -> tuple[list[str], int]:
@@ -91,39 +91,37 @@ class LocalProgram:
                 for at in range(0, len(piece), MIB):
                     yield pb.WriteRequest(data=piece[at : at + MIB])
 
-        response = await self._call(self.stub.Write(requests()))
+        response = await self.call(self.stub.Write(requests()))
         status: types_pb2.FileStatus = response.status
         return status
 
     async def make_dir(self, path: str) -> types_pb2.FileStatus:
         """Makes a directory."""
-        response = await self._call(self.stub.MakeDir(pb.CacheMakeDirRequest(path=path)))
+        response = await self.call(self.stub.MakeDir(pb.CacheMakeDirRequest(path=path)))
         status: types_pb2.FileStatus = response.status
         return status
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """Removes."""
-        await self._call(self.stub.Remove(pb.RemoveRequest(path=path, recursive=recursive)))
+        await self.call(self.stub.Remove(pb.RemoveRequest(path=path, recursive=recursive)))
 
     async def rename(self, old: str, new: str) -> types_pb2.FileStatus:
         """Renames."""
         request = pb.CacheRenameRequest(old_path=old, new_path=new)
-        response = await self._call(self.stub.Rename(request))
+        response = await self.call(self.stub.Rename(request))
         status: types_pb2.FileStatus = response.status
         return status
 
     async def symlink(self, path: str, target: str) -> types_pb2.FileStatus:
         """Makes a symbolic link."""
         request = pb.CacheSymlinkRequest(path=path, target=target)
-        response = await self._call(self.stub.Symlink(request))
+        response = await self.call(self.stub.Symlink(request))
         status: types_pb2.FileStatus = response.status
         return status
 
     async def status(self) -> pb.GetStatusResponse:
         """GetStatus."""
-        response: pb.GetStatusResponse = await self._call(
-            self.stub.GetStatus(pb.GetStatusRequest())
-        )
+        response: pb.GetStatusResponse = await self.call(self.stub.GetStatus(pb.GetStatusRequest()))
         return response
 
     async def counters(self) -> dict[str, int]:
@@ -142,7 +140,8 @@ class LocalProgram:
         await self.until(lambda: all(status.channel == "attached" for status in servers.statuses()))
 
     @staticmethod
-    async def _call(call: Any) -> Any:
+    async def call(call: Any) -> Any:
+        """The answer to any call."""
         try:
             return await call
         except grpc.aio.AioRpcError as error:
