@@ -99,4 +99,5 @@ def _status_to_wire(entry: VolumeEntry, free_kib: int, size_kib: int) -> pb.Volu
         file_count=header.file_count,
         partition_free_kib=free_kib,
         partition_size_kib=size_kib,
+        incarnation=header.incarnation,
     )

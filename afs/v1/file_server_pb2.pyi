@@ -1190,6 +1190,7 @@ class VolumeStatus(_message.Message):
     FILE_COUNT_FIELD_NUMBER: _builtins.int
     PARTITION_FREE_KIB_FIELD_NUMBER: _builtins.int
     PARTITION_SIZE_KIB_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     name: _builtins.str
     type: _types_pb2.VolumeType.ValueType
@@ -1201,6 +1202,8 @@ class VolumeStatus(_message.Message):
     file_count: _builtins.int
     partition_free_kib: _builtins.int
     partition_size_kib: _builtins.int
+    incarnation: _builtins.str
+    """Fixed when the volume was created: tells it from another cell's, or an earlier one's, of the same id."""
     def __init__(
         self,
         *,
@@ -1214,10 +1217,11 @@ class VolumeStatus(_message.Message):
         file_count: _builtins.int = ...,
         partition_free_kib: _builtins.int = ...,
         partition_size_kib: _builtins.int = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_count", b"file_count", "max_quota_kib", b"max_quota_kib", "name", b"name", "offline_message", b"offline_message", "online", b"online", "partition_free_kib", b"partition_free_kib", "partition_size_kib", b"partition_size_kib", "type", b"type", "used_kib", b"used_kib", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_count", b"file_count", "incarnation", b"incarnation", "max_quota_kib", b"max_quota_kib", "name", b"name", "offline_message", b"offline_message", "online", b"online", "partition_free_kib", b"partition_free_kib", "partition_size_kib", b"partition_size_kib", "type", b"type", "used_kib", b"used_kib", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
