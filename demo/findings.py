@@ -65,7 +65,8 @@ class Findings:
     def show_timeline(self, act: Act) -> None:
         """The events of an act, oldest first, with a bar as long as the logarithm of their time."""
         self.chapter(f"Timeline under '{act.policy}', in ms from the mark")
-        for at_s, what in sorted(act.timeline):
+        # Sorted by time alone: what happened at the same time stays in the order it was noted.
+        for at_s, what in sorted(act.timeline, key=lambda line: line[0]):
             self.console.print(f"  {at_s * 1e3:>9,.1f}  {what}", highlight=False, overflow="fold")
 
     def show_table(self, acts: Mapping[str, Act], baseline_s: float) -> None:

@@ -18,6 +18,8 @@ from demo.observer import Observer, steady_s
 
 # Nothing here takes long; if something does, the demo says so instead of hanging.
 PATIENCE_S: Final = 40.0
+# Between two looks of a live client at the changed file: it costs the others little.
+LOOK_INTERVAL_S: Final = 0.002
 
 
 async def restore(
@@ -60,8 +62,8 @@ async def until_new(client: DemoClient, path: str, digest: str) -> float:
 
     The time at which the client first answered the new contents.
     """
-    while (await client.read(path)).digest != digest:
-        pass
+    while (await client.read(path)).digest != digest:  # noqa: ASYNC110 - a file is no event
+        await asyncio.sleep(LOOK_INTERVAL_S)
     return steady_s()
 
 
@@ -96,6 +98,7 @@ async def give_back_with_a_frozen_client(
         try:
             marked = await observer.until(lambda event: event.event == "volume.marked")
             act.marked = marked.count
+            before = await observer.hosts()
             act.other_operation_s = await backup(cell, other_volume)
             restored = await restoring
             act.ack_s = restored.give_back_s
@@ -103,7 +106,7 @@ async def give_back_with_a_frozen_client(
                 act.fresh_s[name] = await reader - marked.steady_s
             down = await observer.until(lambda event: event.event == "host.marked_down")
             uuid = down.host_uuid
-            flags = (await observer.hosts())[uuid].flags
+            after = await observer.hosts()
             thawed = steady_s()
             process.thaw()
             first = await frozen.read(path)
@@ -114,7 +117,9 @@ async def give_back_with_a_frozen_client(
                 task.cancel()
         act.is_thawed_fresh = first.digest == digest
         act.timeline = _timeline(act, observer, marked.steady_s, thawed - marked.steady_s, uuid)
-        act.timeline.append((down.steady_s - marked.steady_s, f"its flags: {', '.join(flags)}"))
+        for at_s, hosts in ((0.0, before), (down.steady_s - marked.steady_s, after)):
+            flags = ", ".join(hosts[uuid].flags)
+            act.timeline.append((at_s, f"DumpHosts shows the frozen client as {flags}"))
     return act
 
 
