@@ -221,7 +221,7 @@ class Host:
 async def rig(root: Path) -> AsyncIterator[Rig]:
     """The services over one volume in memory."""
     partition = FakePartition()
-    journal = HostJournal(root / "hosts.sqlite3")
+    journal = await asyncio.to_thread(HostJournal, root / "hosts.sqlite3")
     machine = CallBackMachine(CallBackSettings(), FakeClock().now())
     callbacks = CallBacks(machine, FakeClock(), 1, LATER, journal)
     serving, whole = ThreadPoolExecutor(4), ThreadPoolExecutor(2)
@@ -239,7 +239,7 @@ async def rig(root: Path) -> AsyncIterator[Rig]:
             gate.open()
         await table.detach_all()
         callbacks.close()
-        journal.close()
+        await asyncio.to_thread(journal.close)
         serving.shutdown()
         whole.shutdown()
 

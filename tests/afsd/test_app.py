@@ -31,8 +31,6 @@ from tests.afsd.running import (
 )
 from tests.conftest import LogEvents
 
-pytestmark = pytest.mark.blocking_ok
-
 
 def config(root: Path, **settings: Any) -> AfsdConfig:
     """A fileserver's configuration on `root`."""
@@ -94,7 +92,7 @@ async def test_a_second_fileserver_in_a_run_directory_is_refused(tmp_path: Path)
 
 async def test_a_taken_port_is_refused_and_everything_let_go(tmp_path: Path) -> None:
     """VBUSY in one line; the same partition and directory can be used right after."""
-    make_volumes(tmp_path / "vicepa", VOLUME)
+    await asyncio.to_thread(make_volumes, tmp_path / "vicepa", VOLUME)
     async with fileserver(tmp_path / "first") as running:
         taken = running.daemon.addresses
         async with refused(AfsCode.VBUSY):
@@ -148,6 +146,7 @@ async def test_the_terms_are_told(tmp_path: Path) -> None:
         assert time_ns > 1_600_000_000 * 10**9
 
 
+@pytest.mark.blocking_ok
 async def test_a_stop_detaches_every_volume(tmp_path: Path, log_events: LogEvents) -> None:
     """After a stop the volumes are clean, unlocked and complete."""
     async with fileserver(tmp_path) as running:
@@ -176,6 +175,7 @@ async def test_a_stop_is_bounded_whatever_streams_are_open(tmp_path: Path) -> No
             await running.daemon.stop()
 
 
+@pytest.mark.blocking_ok
 async def test_a_volume_left_off_line_stays_so_over_a_restart(tmp_path: Path) -> None:
     """The header says so, and is obeyed at the start; FSSync brings it on line."""
     make_volumes(tmp_path / "vicepa", VOLUME)
@@ -192,6 +192,7 @@ async def test_a_volume_left_off_line_stays_so_over_a_restart(tmp_path: Path) ->
         await client.status(ROOT)
 
 
+@pytest.mark.blocking_ok
 async def test_a_volume_on_two_partitions_is_served_from_the_first(
     tmp_path: Path, log_events: LogEvents
 ) -> None:

@@ -19,8 +19,6 @@ from afs.v1 import types_pb2
 from afs.wire import fid_to_wire
 from tests.afsd.running import PATIENCE_S, ROOT, fileserver, refused
 
-pytestmark = pytest.mark.blocking_ok
-
 
 def content(size: int, seed: int = 1) -> bytes:
     """Bytes that repeat nowhere."""

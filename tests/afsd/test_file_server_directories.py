@@ -15,8 +15,6 @@ from afs.v1 import types_pb2
 from afs.wire import fid_from_wire, fid_to_wire
 from tests.afsd.running import ROOT, SECOND_VOLUME, Client, fileserver, refused
 
-pytestmark = pytest.mark.blocking_ok
-
 BAD_NAMES = [
     ("", AfsCode.EINVAL),
     (".", AfsCode.EINVAL),

@@ -19,8 +19,6 @@ from afsd.call_preamble import calling_host
 from tests.afsd.gated import PATIENCE_S, VOLUME, Host, Rig, rig, status_of
 from tests.afsd.running import refused
 
-pytestmark = pytest.mark.blocking_ok
-
 ROOT = root_fid(VOLUME)
 WRITER = "00000000-0000-0000-0000-000000000001"
 HOLDER = "00000000-0000-0000-0000-000000000002"

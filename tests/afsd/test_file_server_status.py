@@ -15,8 +15,6 @@ from afs.v1 import types_pb2
 from afs.wire import fid_to_wire
 from tests.afsd.running import ROOT, SECOND_VOLUME, VOLUME, Client, fileserver, refused
 
-pytestmark = pytest.mark.blocking_ok
-
 
 async def test_an_attached_host_gets_status_and_promise(tmp_path: Path) -> None:
     """FetchStatus of the root: what it is, and a promise of this epoch with a life."""

@@ -31,8 +31,6 @@ from tests.afsd.running import (
     refused,
 )
 
-pytestmark = pytest.mark.blocking_ok
-
 WHOLE = (VOLUME, 0, 0)
 
 
@@ -43,26 +41,36 @@ class VolServer:
     _holders = count()
 
     def __init__(self, root: Path) -> None:
-        holder = f"volserver{next(self._holders)}"
-        self._partition = Partition.open(root / "vicepa", holder=holder)
+        self._path = root / "vicepa"
 
-    def open(self, volume: int = VOLUME) -> SqliteVolume:
+    def _partition(self) -> Partition:
+        return Partition.open(self._path, holder=f"volserver{next(self._holders)}")
+
+    async def open(self) -> SqliteVolume:
         """The volume, which nobody else may have open."""
-        return self._partition.open_volume(volume)
+        return await asyncio.to_thread(lambda: self._partition().open_volume(VOLUME))
 
-    def change(self, name: str = "changed", volume: int = VOLUME) -> None:
+    async def look(self) -> None:
+        """Opens the volume and closes it, unchanged."""
+        await asyncio.to_thread((await self.open()).close)
+
+    async def change(self, name: str = "changed") -> None:
         """Makes a file in the volume's root directory."""
-        opened = self.open(volume)
-        opened.apply([CreateFile(root_fid(volume), name)])
-        opened.close()
+        opened = await self.open()
+        await asyncio.to_thread(opened.apply, [CreateFile(ROOT, name)])
+        await asyncio.to_thread(opened.close)
 
-    def create(self, volume: int) -> None:
+    async def create(self, volume: int) -> None:
         """A new volume."""
-        self._partition.create_volume(volume_id=volume, name=f"v{volume}").close()
 
-    def delete(self, volume: int = VOLUME) -> None:
-        """Deletes a volume."""
-        self._partition.delete_volume(volume)
+        def create() -> None:
+            self._partition().create_volume(volume_id=volume, name=f"v{volume}").close()
+
+        await asyncio.to_thread(create)
+
+    async def delete(self) -> None:
+        """Deletes the volume."""
+        await asyncio.to_thread(lambda: self._partition().delete_volume(VOLUME))
 
 
 async def state(running: RunningFileServer, volume: int = VOLUME) -> int:
@@ -84,7 +92,7 @@ async def test_a_taken_volume_is_the_volservers_alone(tmp_path: Path) -> None:
         assert taken.volume.state == fssync_pb2.VOLUME_STATE_CHECKED_OUT
         assert taken.volume.program == "volserver"
         assert taken.volume.taken_for == fssync_pb2.FSYNC_FOR_CLONE
-        VolServer(tmp_path).open().close()
+        await VolServer(tmp_path).look()
         async with refused(AfsCode.VBUSY):
             await client.status(ROOT)
         async with refused(AfsCode.VBUSY):
@@ -98,7 +106,7 @@ async def test_a_volume_given_back_unchanged_is_not_broken(tmp_path: Path) -> No
         client = await running.client()
         await client.status(ROOT)
         await running.fssync("NEEDVOLUME")
-        VolServer(tmp_path).open().close()
+        await VolServer(tmp_path).look()
         answer = await running.fssync("VOL_ON")
         assert answer.response == fssync_pb2.FSYNC_OK
         assert answer.callbacks_marked == 0
@@ -113,7 +121,7 @@ async def test_a_changed_volume_is_broken_when_given_back(tmp_path: Path) -> Non
         for client in clients:
             await client.status(ROOT)
         await running.fssync("NEEDVOLUME")
-        VolServer(tmp_path).change()
+        await VolServer(tmp_path).change()
         answer = await running.fssync("VOL_ON")
         assert answer.callbacks_marked == 3
         for client in clients:
@@ -143,7 +151,7 @@ async def test_a_call_before_the_mark_is_not_answered_with_old_state(tmp_path: P
         for turn in range(10):
             await client.status(ROOT)
             await running.fssync("NEEDVOLUME")
-            VolServer(tmp_path).change(f"turn{turn}")
+            await VolServer(tmp_path).change(f"turn{turn}")
             await running.fssync("VOL_ON")
             assert len(await client.names()) == turn + 1
 
@@ -227,7 +235,7 @@ async def test_a_deleted_volume_is_forgotten(tmp_path: Path) -> None:
         client = await running.client()
         await client.status(ROOT)
         await running.fssync("NEEDVOLUME", reason=fssync_pb2.FSYNC_FOR_DELETE)
-        VolServer(tmp_path).delete()
+        await VolServer(tmp_path).delete()
         assert (await running.fssync("VOL_DONE")).callbacks_marked == 1
         assert (await client.broken(WHOLE)).reason == BreakReason.VOLUME_DELETED
         async with refused(AfsCode.VNOVOL):
@@ -261,7 +269,7 @@ async def test_a_new_volume_is_introduced(tmp_path: Path, command: str) -> None:
     new = 536870950
     async with fileserver(tmp_path) as running:
         client = await running.client()
-        VolServer(tmp_path).create(new)
+        await VolServer(tmp_path).create(new)
         async with refused(AfsCode.VNOVOL):
             await client.status(root_fid(new))
         answer = await running.fssync(command, new, partition="vicepa")
@@ -290,12 +298,12 @@ async def test_a_volume_that_another_still_has_open_is_not_attached(tmp_path: Pa
     """Given back too early: EXCLUSIVE, it stays taken, and the owner can try again."""
     async with fileserver(tmp_path) as running:
         await running.fssync("NEEDVOLUME")
-        opened = VolServer(tmp_path).open()
+        opened = await VolServer(tmp_path).open()
         answer = await running.fssync("VOL_ON")
         assert answer.response == fssync_pb2.FSYNC_FAILED
         assert answer.reason == fssync_pb2.FSYNC_EXCLUSIVE
         assert await state(running) == fssync_pb2.VOLUME_STATE_CHECKED_OUT
-        opened.close()
+        await asyncio.to_thread(opened.close)
         assert (await running.fssync("VOL_ON")).response == fssync_pb2.FSYNC_OK
 
 
@@ -357,7 +365,7 @@ async def test_a_restarted_fileserver_leaves_a_taken_volume_to_its_taker(tmp_pat
     """T24: what is open elsewhere is CHECKED_OUT, by a program unknown; its taker gives it back."""
     async with fileserver(tmp_path) as running:
         await running.fssync("NEEDVOLUME")
-        opened = VolServer(tmp_path).open()
+        opened = await VolServer(tmp_path).open()
     async with fileserver(tmp_path) as running:
         client = await running.client()
         answer = await running.fssync("VOL_QUERY")
@@ -365,7 +373,7 @@ async def test_a_restarted_fileserver_leaves_a_taken_volume_to_its_taker(tmp_pat
         assert answer.volume.program == ""
         async with refused(AfsCode.VBUSY):
             await client.status(ROOT)
-        opened.close()
+        await asyncio.to_thread(opened.close)
         assert (await running.fssync("VOL_ON")).response == fssync_pb2.FSYNC_OK
         await client.status(ROOT)
 
@@ -431,7 +439,7 @@ async def test_a_stream_notices_that_its_volume_is_taken(tmp_path: Path) -> None
             await store.write(pb.StoreDataRequest(data=piece))
         answer = await asyncio.wait_for(running.fssync("NEEDVOLUME"), PATIENCE_S)
         assert answer.response == fssync_pb2.FSYNC_OK
-        VolServer(tmp_path).open().close()
+        await VolServer(tmp_path).look()
         with pytest.raises(grpc.aio.AioRpcError, match="try again"):
             _ = [message async for message in fetched]
         with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
@@ -468,7 +476,7 @@ async def test_changes_during_give_backs_are_neither_lost_nor_torn(tmp_path: Pat
         writers = [asyncio.create_task(write(*pair)) for pair in enumerate(clients)]
         for _ in range(8):
             assert (await running.fssync("NEEDVOLUME")).response == fssync_pb2.FSYNC_OK
-            VolServer(tmp_path).open().close()
+            await VolServer(tmp_path).look()
             assert (await running.fssync("VOL_ON")).response == fssync_pb2.FSYNC_OK
             await clients[0].names()
         stop.set()
