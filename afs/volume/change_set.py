@@ -36,7 +36,7 @@ class VolumeState:
 
 
 class Tables(ABC):
-    """What the rules may ask of a store; every answer is verified. Names go by vnode number: the Fid was checked."""
+    """What the rules may ask of a store, by vnode number; every answer is verified."""
 
     @abstractmethod
     def state(self) -> VolumeState:
@@ -130,7 +130,7 @@ class ChangeSet(Tables):
         if number > MAX_UINT32 or state.next_uniquifier > MAX_UINT32:
             raise AfsError(
                 AfsCode.VLIMIT,
-                f"volume {state.header.volume_id} has given all its vnode numbers: copy it to a new volume",
+                f"volume {state.header.volume_id} has given all its vnode numbers: copy it",
             )
         self._state = replace(
             state, next_vnode=number + 1, next_uniquifier=state.next_uniquifier + 1
@@ -231,10 +231,11 @@ def used_kib(vnode: Vnode) -> int:
 
 
 def check_staged_end(header: VolumeHeader, vnode: Vnode, end: int) -> None:
-    """VOVERQUOTA if the file could not grow to `end` bytes; the commit checks again, this saves the transfer."""
+    """VOVERQUOTA if the file could not grow to `end` bytes; saves a transfer in vain."""
     grown = max(1, -(-end // KIB)) - used_kib(vnode)
     if grown > 0 and 0 < header.max_quota_kib < header.used_kib + grown:
         raise AfsError(
             AfsCode.VOVERQUOTA,
-            f"vnode {vnode.fid} cannot grow to {end} bytes: {header.used_kib} of {header.max_quota_kib} KiB are used",
+            f"vnode {vnode.fid} cannot grow to {end} bytes:"
+            f" {header.used_kib} of {header.max_quota_kib} KiB are used",
         )

@@ -17,7 +17,7 @@ _LENGTH: Final = struct.Struct("<q")
 
 
 def checksum(table: str, *columns: object) -> bytes:
-    """The 8-byte checksum of a row: its table, its key and all its values, each with its kind and length.
+    """The 8-byte checksum over a row: table, key and all values, each with its kind and length.
 
     A value of a kind that we never write (only damage makes one) counts as its kind.
     """

@@ -1,4 +1,6 @@
-"""The chunks of one volume group: immutable files named by their BLAKE3, shared by a volume and its clones.
+"""The chunks of one volume group.
+
+Immutable files named by their BLAKE3, shared by a volume and its clones.
 
 Theory of operation
     A chunk lies in `chunks/<2 hex>/<hex>`. It is first written to `staging/<owner>+<token>+<hex>`,
@@ -55,7 +57,7 @@ _sync_pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="chunk-sync")
 
 
 class ChunkStore:
-    """The chunks of one volume group, as one process sees them; safe to use from several threads."""
+    """The chunks of one volume group; safe to use from several threads."""
 
     def __init__(self, group: Path) -> None:
         self.group = group
@@ -106,7 +108,10 @@ class ChunkStore:
 
     @contextlib.contextmanager
     def lock(self, *, exclusive: bool, wait: bool = True) -> Iterator[bool]:
-        """Holds the group's lock: shared from linking to the commit, exclusively from looking to removing."""
+        """Holds the group's lock.
+
+        Shared from linking to the commit, exclusively from looking to removing.
+        """
         try:
             fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -141,7 +146,10 @@ class ChunkStore:
             return digest in self._pins
 
     def remove(self, digest: bytes) -> None:
-        """Removes a chunk's name; the caller holds the lock exclusively and knows that nothing refers to it."""
+        """Removes a chunk's name.
+
+        The caller holds the lock exclusively and knows that nothing refers to it.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(digest))
 
@@ -156,7 +164,10 @@ class ChunkStore:
                     yield bytes.fromhex(item.name)
 
     def clear_leftovers(self, owner: str) -> list[bytes]:
-        """Removes what a crashed writer of this owner left in `staging`: the hashes of its chunks. Locked by the caller."""
+        """Removes what a crashed writer left in `staging`: the hashes of its chunks.
+
+        The caller holds the lock.
+        """
         leftovers: list[bytes] = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.staging) as folder:
             for item in folder:
@@ -176,11 +187,14 @@ class ChunkStore:
             )
 
     def open_staging(self, owner: str) -> ChunkStaging:
-        """A place for chunks on their way in, for the volume whose database has the stem `owner`."""
+        """A place for chunks on their way in; `owner` is the stem of their database."""
         return ChunkStaging(self, owner)
 
     def link(self, staged: Path, digest: bytes) -> Path:
-        """Links a staged chunk to its place, over one that may lie there (which may be damaged); its folder, unsynced."""
+        """Links a staged chunk to its place, and returns the folder, which is not synced yet.
+
+        One that lies there already is replaced: it may be damaged.
+        """
         path = self.path(digest)
         path.parent.mkdir(exist_ok=True)
         try:
@@ -243,7 +257,10 @@ class ChunkStaging:
         self._unlinked.clear()
 
     def ensure_linked(self) -> None:
-        """Links again what was removed meanwhile; the caller holds the group's lock until it has committed."""
+        """Links again what was removed meanwhile.
+
+        The caller holds the group's lock until it has committed.
+        """
         self._link(
             [digest for digest in self._durable if not os.path.exists(self._store.path(digest))]
         )
@@ -256,7 +273,10 @@ class ChunkStaging:
         self._durable.clear()
 
     def forget(self) -> list[bytes]:
-        """Drops the chunks; those that have a place already are returned, for the caller to remove if nothing else has them."""
+        """Drops the chunks; returns those that have a place already.
+
+        The caller removes them from there, if nothing else has them.
+        """
         for future in self._unsynced.values():
             with contextlib.suppress(OSError):
                 future.result()

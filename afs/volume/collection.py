@@ -71,7 +71,9 @@ def remove_unreferenced(
     own_path: Path | None,
     wait: bool = True,
 ) -> list[bytes]:
-    """Removes those chunks that nothing refers to; the ones dealt with (removed, or found to be in use), less the pinned.
+    """Removes those chunks that nothing refers to; returns the ones that are dealt with.
+
+    Those are removed or found to be in use; pinned ones are to be asked for again.
 
     Args:
         digests: the hashes of the candidates.
@@ -113,7 +115,10 @@ def _refers(connection: sqlite3.Connection, digest: bytes) -> bool:
 def _other_databases(
     group: Path, own_path: Path | None
 ) -> Iterator[list[sqlite3.Connection] | None]:
-    """Connections to the other databases of a group; None if one cannot be read (then nothing may be removed)."""
+    """Connections to the other databases of a group.
+
+    None if one cannot be read (then nothing may be removed).
+    """
     connections: list[sqlite3.Connection] = []
     with contextlib.ExitStack() as stack:
         for path in sorted(group.glob("*.db")):

@@ -75,7 +75,10 @@ class StoredSnapshot(DataSnapshot):
             self._source.unpin(self._refs)
 
     def _within(self, position: int, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end` of one chunk position; what the chunk does not cover is zero."""
+        """The bytes from `start` to `end` of one chunk position.
+
+        What the chunk does not cover is zero.
+        """
         data = self._chunk(position)
         if start == 0 and len(data) == end:
             return data

@@ -28,10 +28,14 @@ _PIECE_BYTES: Final = 256 * KIB
 T = TypeVar("T")
 
 
+def no_progress(_done: int, _total: int) -> None:
+    """Tells nobody."""
+
+
 def dump_volume(
     volume: SqliteVolume,
     write: Callable[[bytes], None],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = no_progress,
 ) -> None:
     """Writes a dump of the volume as it is at this moment; blocks on the disk and on `write`.
 
@@ -48,9 +52,12 @@ def dump_volume(
 
 
 def dump_pieces(
-    volume: SqliteVolume, progress: Callable[[int, int], None] = lambda done, total: None
+    volume: SqliteVolume, progress: Callable[[int, int], None] = no_progress
 ) -> Iterator[bytes]:
-    """The bytes of a dump, in pieces, as `dump_volume` writes them; to be closed if it is not read to its end."""
+    """The bytes of a dump, in pieces, as `dump_volume` writes them.
+
+    To be closed if it is not read to its end.
+    """
     gathered: list[bytes] = []
     size = 0
     for frame in _frames(volume, progress):
@@ -128,7 +135,7 @@ def _vnode_payloads(
 def _parts(
     first: dump_pb2.DumpVnode, items: Iterable[T]
 ) -> Iterator[tuple[FrameKind, dump_pb2.DumpVnode, list[T]]]:
-    """The items in portions, each with the message it goes into: the first one, then ones without a status."""
+    """The items in portions, each with the message it goes into; the first has a status."""
     kind, message = FrameKind.VNODE, first
     source = iter(items)
     while True:

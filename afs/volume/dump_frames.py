@@ -78,7 +78,7 @@ class FrameWriter:
 
 
 class FrameReader:
-    """Takes the bytes of a dump as they come, and hands out the frames that are whole and undamaged.
+    """Takes the bytes of a dump as they come, and hands out whole, undamaged frames.
 
     Holds at most one frame and the bytes of one `feed` in memory.
     """

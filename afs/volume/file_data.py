@@ -39,7 +39,10 @@ class ChunkRef(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Staged data within one chunk position: either `data` at `start`, or a whole stored chunk (`ref` None: zeroes)."""
+    """Staged data within one chunk position.
+
+    Either `data` at `start`, or (`data` None) a whole stored chunk, zeroes if `ref` is None.
+    """
 
     position: int
     start: int
@@ -99,7 +102,10 @@ class GridStagedData(StagedData):
 
     @abstractmethod
     def store(self, data: bytes) -> ChunkRef | None:
-        """Keeps bytes merged at the commit as a chunk, durable on return; None if they are all zero."""
+        """Keeps bytes merged at the commit as a chunk, durable on return.
+
+        None if they are all zero.
+        """
 
     @abstractmethod
     def spend(self) -> None:
@@ -124,7 +130,10 @@ def resized(view: FileView, new_length: int) -> FileEdit:
 
 
 def stored(view: FileView, staged: GridStagedData, truncate_to: int | None) -> tuple[FileEdit, int]:
-    """The edit that resizes a file to `truncate_to` (None: not at all), then puts the staged data in; and the new length."""
+    """The edit that puts staged data into a file, and the length the file then has.
+
+    The file is first resized to `truncate_to`, unless that is None.
+    """
     base_length = view.length if truncate_to is None else truncate_to
     new_length = max(base_length, staged.offset + staged.length) if staged.length else base_length
     if not staged.length:
@@ -154,7 +163,7 @@ def merged(base: bytes, start: int, data: bytes) -> bytes:
 
 
 def _prefix(view: FileView, length: int) -> bytes:
-    """The first bytes of a file, at most `length` (no more than INLINE_MAX_BYTES) and at most the file's."""
+    """The first `length` bytes of a file (at most INLINE_MAX_BYTES), fewer if it is shorter."""
     if is_inline(view.length):
         return view.inline()[:length]
     if not length:

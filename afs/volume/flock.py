@@ -18,7 +18,10 @@ class FileLock:
 
     @classmethod
     def take(cls, path: Path) -> FileLock | None:
-        """The lock, without waiting; None if somebody has it, another opening by this very process included."""
+        """The lock, without waiting.
+
+        None if somebody has it, another opening by this very process included.
+        """
         while True:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -57,7 +57,7 @@ class GroupCommit:
         return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
 
     async def drain(self) -> None:
-        """Returns when all that was submitted is committed and no thread works for the volume any more."""
+        """Returns when all that was submitted is committed and its garbage collected."""
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 

@@ -1,4 +1,7 @@
-"""A volume in memory: the same rules and the same behaviour as the one on disk, for tests and simulations."""
+"""A volume in memory.
+
+The same rules and the same behaviour as the one on disk, for tests and simulations.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ class MemoryVolume(Volume):
         incarnation: str = "memory",
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> MemoryVolume:
-        """A new volume with an empty root directory; EINVAL or ENAMETOOLONG for what none can have."""
+        """A new volume with an empty root directory.
+
+        EINVAL or ENAMETOOLONG for what none can have.
+        """
         now_ns = clock_ns()
         header = new_header(
             volume_id, name, type, read_write_id, max_quota_kib, incarnation, now_ns
@@ -92,7 +98,12 @@ class MemoryVolume(Volume):
                 )
             return self._tables.inline(fid.vnode).decode()
 
-    def snapshot(self, fid: Fid, offset: int = 0, length: int | None = None) -> DataSnapshot:
+    def snapshot(
+        self,
+        fid: Fid,
+        offset: int = 0,  # noqa: ARG002 all of the file is at hand
+        length: int | None = None,  # noqa: ARG002
+    ) -> DataSnapshot:
         with self._lock:
             vnode = self.vnode(fid)
             check_file(vnode)

@@ -91,7 +91,8 @@ def perform(batch: ChangeSet, mutation: Mutation, now_ns: int) -> Outcome:
     if after.used_kib > before.used_kib and 0 < after.max_quota_kib < after.used_kib:
         raise AfsError(
             AfsCode.VOVERQUOTA,
-            f"volume {after.volume_id} would use {after.used_kib} KiB: its quota is {after.max_quota_kib} KiB",
+            f"volume {after.volume_id} would use {after.used_kib} KiB:"
+            f" its quota is {after.max_quota_kib} KiB",
         )
     if change.vnodes or isinstance(mutation, SetVolumeFields):
         updated_ns = now_ns if change.vnodes else after.updated_ns

@@ -177,7 +177,7 @@ class Partition:
     def clone_volume(
         self, source: SqliteVolume, *, volume_id: int, name: str, type: VolumeType
     ) -> None:
-        """Makes a clone of a volume as it is at this moment, in its group, over an older clone of that id.
+        """Makes a clone of a volume as it is at this moment, over an older clone of that id.
 
         Copies the database, no chunks. The new header has the clone's id, name and type and
         `cloned_ns`; its change counter is larger than that of the clone it replaces, its
@@ -242,7 +242,8 @@ class Partition:
     ) -> SqliteVolume:
         path = group.database(volume_id)
         # Reading a database as a plain file lets go of the locks that a connection of this process
-        # has on it (POSIX); the only one there can be belongs to a collection, which the lock keeps out.
+        # has on it (POSIX); the only one there can be belongs to a collection, which the lock keeps
+        # out.
         with disk_errors(), group.chunks.lock(exclusive=False):
             check_header(path)
             sealed = check_seal(path)
@@ -276,11 +277,8 @@ class Partition:
         old: VolumeHeader | None = None
         if group.database(volume_id).exists():
             # A damaged clone is replaced by a new one.
-            with contextlib.suppress(AfsError), afs_errors():
-                with contextlib.closing(
-                    sqlite_schema.connect(group.database(volume_id))
-                ) as connection:
-                    old = rows.read_state(connection).header
+            with contextlib.suppress(AfsError):
+                old = self.volume_header(volume_id)
         # From copying the references to their commit nothing may collect the chunks.
         with group.chunks.lock(exclusive=False), afs_errors(), _closing(path) as connection:
             with source.reading() as moment:

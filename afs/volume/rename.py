@@ -20,7 +20,10 @@ from afs.volume.volume import Outcome, Rename
 
 
 def rename(change: ChangeSet, mutation: Rename, now_ns: int) -> Outcome:
-    """Moves a name; see `Rename` for the errors. A rename onto itself, or onto a link to the same file, does nothing."""
+    """Moves a name; see `Rename` for the errors.
+
+    A rename onto itself, or onto a link to the same file, does nothing.
+    """
     old_fid, new_fid = mutation.old_directory, mutation.new_directory
     old_directory = check_directory(change, old_fid)
     new_directory = check_directory(change, new_fid)
@@ -76,7 +79,7 @@ def rename(change: ChangeSet, mutation: Rename, now_ns: int) -> Outcome:
 
 
 def _check_move(change: ChangeSet, vnode: Vnode, new_directory: Vnode) -> None:
-    """EXDEV for a file with several links, EINVAL for a directory that would come to lie inside itself."""
+    """EXDEV for a file with several links, EINVAL for a directory moved into itself."""
     if vnode.type is not VnodeType.DIRECTORY:
         if vnode.link_count > 1:
             raise AfsError(

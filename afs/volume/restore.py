@@ -1,4 +1,6 @@
-"""Makes a volume of a dump; nothing is touched before the whole dump was received and found good (R9).
+"""Makes a volume of a dump.
+
+Nothing is touched before the whole dump was received and found good (R9).
 
 Theory of operation
     A `Restore` takes the dump's bytes as they come (`feed`) into a temporary database of the
@@ -46,7 +48,9 @@ from afs.volume.volume_header import new_header
 
 
 class Restore:
-    """One dump on its way in. A context manager: what was not put in place is gone at its end. Not thread-safe.
+    """One dump on its way in; not thread-safe.
+
+    A context manager: what was not put in place is gone at its end.
 
     Args:
         partition: where the volume is, or is to be.
@@ -129,7 +133,9 @@ class Restore:
         self._finished = True
 
     def put_in_place(self) -> VolumeHeader:
-        """Makes the volume what the dump says, durable on return; nobody may have it open. Its new header.
+        """Makes the volume what the dump says, durable on return; returns its new header.
+
+        Nobody may have the volume open.
 
         Raises:
             AfsError: VBUSY if the volume is open; VSALVAGE if it is too damaged to go on from

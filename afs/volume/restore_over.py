@@ -1,4 +1,6 @@
-"""What restored contents take over from the volume they replace, so that no client takes old data for new.
+"""What restored contents take over from the volume they replace.
+
+No client may take old data for new.
 
 V1  Id, name, type, group, incarnation, quota, creation time and what was said about being offline
     stay.
@@ -23,23 +25,25 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState
 from afs.volume.sqlite_errors import afs_errors
 
-_CHUNK_COLUMNS: Final = "vnode, position, hash, size"
-_ENTRY_COLUMNS: Final = "directory, name, vnode, uniquifier, type"
-
 # The vnodes whose contents are not the same in both databases.
-_DIFFERENT: Final = f"""
-SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM main.chunks EXCEPT SELECT {_CHUNK_COLUMNS} FROM
-old.chunks) UNION SELECT vnode FROM (SELECT {_CHUNK_COLUMNS} FROM old.chunks EXCEPT SELECT
-{_CHUNK_COLUMNS} FROM main.chunks) UNION SELECT directory FROM (SELECT {_ENTRY_COLUMNS} FROM
-main.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM old.entries) UNION SELECT directory FROM (SELECT
-{_ENTRY_COLUMNS} FROM old.entries EXCEPT SELECT {_ENTRY_COLUMNS} FROM main.entries) UNION SELECT
-new.vnode FROM main.inline_data AS new LEFT JOIN old.inline_data AS was USING (vnode) WHERE was.data
-IS NOT new.data
+_DIFFERENT: Final = """
+WITH
+    new_chunks AS (SELECT vnode, position, hash, size FROM main.chunks),
+    old_chunks AS (SELECT vnode, position, hash, size FROM old.chunks),
+    new_entries AS (SELECT directory, name, vnode, uniquifier, type FROM main.entries),
+    old_entries AS (SELECT directory, name, vnode, uniquifier, type FROM old.entries)
+SELECT vnode FROM (SELECT * FROM new_chunks EXCEPT SELECT * FROM old_chunks)
+UNION SELECT vnode FROM (SELECT * FROM old_chunks EXCEPT SELECT * FROM new_chunks)
+UNION SELECT directory FROM (SELECT * FROM new_entries EXCEPT SELECT * FROM old_entries)
+UNION SELECT directory FROM (SELECT * FROM old_entries EXCEPT SELECT * FROM new_entries)
+UNION SELECT new.vnode FROM main.inline_data AS new LEFT JOIN old.inline_data AS was
+    ON new.vnode = was.vnode WHERE was.data IS NOT new.data
 """
 
 _SAME: Final = """
-SELECT new.vnode, was.data_version FROM main.vnodes AS new JOIN old.vnodes AS was ON (new.vnode,
-    new.uniquifier, new.type, new.length) = (was.vnode, was.uniquifier, was.type, was.length)
+SELECT new.vnode, was.data_version FROM main.vnodes AS new JOIN old.vnodes AS was
+    ON (new.vnode, new.uniquifier, new.type, new.length)
+     = (was.vnode, was.uniquifier, was.type, was.length)
 """
 
 
@@ -100,7 +104,7 @@ def _old_state(old: Path) -> VolumeState:
 
 
 def _same_contents(connection: sqlite3.Connection, old: Path) -> dict[int, int]:
-    """The vnodes with the same Fid, type and contents in both: number to the old one's DataVersion."""
+    """The vnodes with the same Fid, type and contents in both: to the old one's DataVersion."""
     connection.execute("ATTACH ? AS old", (sqlite_schema.address(old),))
     try:
         candidates = dict(connection.execute(_SAME))

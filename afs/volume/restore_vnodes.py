@@ -1,4 +1,4 @@
-"""Takes the vnodes and chunks of a dump into a new database, refusing whatever a volume could not hold."""
+"""Takes what is in a dump into a new database, refusing whatever a volume could not hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_COUNTER: Final = 2**62
 
 def check_header_message(message: dump_pb2.DumpHeader) -> None:
     """EINVAL for a header that no volume has."""
-    if not 1 < message.next_vnode or not 1 < message.next_uniquifier or not message.volume_id:
+    if min(message.next_vnode, message.next_uniquifier) <= 1 or not message.volume_id:
         raise bad_dump("its header has no counters")
     if max(message.change_counter, message.max_quota_kib) >= _MAX_COUNTER:
         raise bad_dump("a counter of its header is absurd")
@@ -119,7 +119,7 @@ class VnodeTaker:
         self._staging.let_go()
 
     def forget(self) -> list[bytes]:
-        """Drops what is staged; the hashes of the chunks that are linked and may have no reference."""
+        """Drops what is staged; returns the chunks that have a place, and perhaps no reference."""
         return self._staging.forget()
 
     def _begin_vnode(self, message: dump_pb2.DumpVnode) -> None:

@@ -46,7 +46,7 @@ def check_file(vnode: Vnode) -> None:
 
 
 def check_entry_name(name: str) -> str:
-    """The name, if it can stand in a directory: `afs.wire.check_name`, and it must be valid Unicode (else EINVAL)."""
+    """The name, if it can stand in a directory: as `check_name`, and EINVAL if not Unicode."""
     check_name(name)
     _check_unicode(name, "name")
     return name
@@ -59,7 +59,10 @@ def check_link_target(target: str) -> bytes:
 
 
 def status_applied(vnode: Vnode, status: SetStatus, now_ns: int) -> Vnode:
-    """The vnode with the attributes set, all but the length; EINVAL for a value no vnode can have."""
+    """The vnode with the attributes set, all but the length.
+
+    EINVAL for a value no vnode can have.
+    """
     if status.mode is not None and not 0 <= status.mode <= 0o7777:
         raise AfsError(AfsCode.EINVAL, f"mode {status.mode:#o}: expected 0 to 0o7777")
     for field, number in (("owner", status.owner), ("group", status.group)):
@@ -94,12 +97,15 @@ def shrunk_directory(directory: Vnode, now_ns: int, *, subdirectories: int = 0) 
 def directory_rewritten(
     directory: Vnode, now_ns: int, *, entries: int = 0, subdirectories: int = 0
 ) -> Vnode:
-    """The directory after its entries changed, their number by `entries`, its subdirectories by `subdirectories`."""
+    """The directory with so many more entries, and so many more subdirectories among them."""
     return _directory_changed(directory, now_ns, entries, subdirectories)
 
 
 def unlinked(change: ChangeSet, vnode: Vnode, now_ns: int) -> tuple[Vnode, BreakReason]:
-    """Takes one name of a file or symbolic link away: the vnode afterwards (link_count 0: it is gone), and the reason."""
+    """Takes one name of a file or symbolic link away; the vnode afterwards, and the reason.
+
+    With link_count 0 it is gone.
+    """
     vnode = replace(vnode, link_count=vnode.link_count - 1, server_mtime_ns=now_ns)
     if vnode.link_count:
         change.put_vnode(vnode)

@@ -1,4 +1,6 @@
-"""The seal of a cleanly detached volume: a hash over its whole database, so that damage at rest is found on opening.
+"""The seal of a cleanly detached volume.
+
+A hash over its whole database, so that damage at rest is found on opening.
 
 A seal `<id>.seal` is written when the volume is closed and taken away, durably, before its first
 change after that. A volume without a seal was not cleanly detached, and is checked row by row
@@ -54,7 +56,7 @@ def check_seal(database: Path) -> bool:
     if seal != f"blake3 {_digest(database)}\n".encode():
         raise AfsError(
             AfsCode.VSALVAGE,
-            f"the database {database.name} is not the one that was sealed when it was detached: it is damaged",
+            f"the database {database.name} is not the one that was sealed: it is damaged",
         )
     return True
 

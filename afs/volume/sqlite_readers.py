@@ -16,7 +16,7 @@ _IDLE_MAX: Final = 8
 
 
 class Moment(NamedTuple):
-    """A connection within a read transaction, and the vnode cache's version from before it began."""
+    """A connection within a read transaction, and the vnode cache's version before it."""
 
     connection: sqlite3.Connection
     version: int
@@ -38,7 +38,10 @@ class ReaderPool:
 
     @contextlib.contextmanager
     def moment(self) -> Iterator[Moment]:
-        """A connection that sees one moment, which begins with the first look; damage raises EIO."""
+        """A connection that sees one moment, which begins with the first look.
+
+        Damage raises EIO.
+        """
         with afs_errors():
             connection = self._take()
             try:

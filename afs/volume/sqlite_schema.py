@@ -79,7 +79,10 @@ def address(path: Path) -> str:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode, for use under the caller's own locks; never creates the file."""
+    """A connection in autocommit mode, for use under the caller's own locks.
+
+    Never creates the file.
+    """
     connection = sqlite3.connect(
         address(path),
         uri=True,

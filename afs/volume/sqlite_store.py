@@ -2,9 +2,9 @@
 
 Theory of operation
     One thread at a time writes (under `_write_lock`), on a connection of its own; readers have
-    others, so that in WAL mode they never wait for a commit's fsync. A commit is published to the vnode cache
-    and the header after it is durable; what a reader loads meanwhile is kept only if no commit came
-    in between (`VnodeCache.offer`).
+    others, so that in WAL mode they never wait for a commit's fsync. A commit is published to the
+    vnode cache and the header after it is durable; what a reader loads meanwhile is kept only if no
+    commit came in between (`VnodeCache.offer`).
 
     Order on disk, for a file with chunks: chunks written and fsynced, linked to their places,
     folders fsynced (all before `apply`, or within it for merged edges), then the commit of the
@@ -412,7 +412,10 @@ class SqliteVolume(Volume):
                 put_seal(self.path)
 
     def _settle(self) -> bool:
-        """Brings all into the database; False if it cannot be done now, and so is left in the WAL."""
+        """Brings all into the database.
+
+        False if it cannot be done now, and so is left in the WAL.
+        """
         try:
             with afs_errors():
                 if self._tables.strays:

@@ -8,47 +8,39 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any
 
 from afs.limits import CHUNK_BYTES
 from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
 from afs.volume.change_set import ChangeSet, VolumeState
 from afs.volume.checksum import checksum
 from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
-from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, damaged
+from afs.volume.sqlite_schema import HEADER_FIELDS, damaged
 
 # --- reading --------------------------------------------------------------------------------------
 
 
 def read_state(connection: sqlite3.Connection) -> VolumeState:
     """The header row; EIO if it is damaged or missing."""
-    columns = ", ".join(HEADER_FIELDS + COUNTERS)
-    row = connection.execute(f"SELECT {columns}, checksum FROM header WHERE id = 1").fetchone()
-    if row is None or checksum("header", *row[:-1]) != row[-1]:
+    row = connection.execute("SELECT * FROM header WHERE id = 1").fetchone()
+    if row is None or checksum("header", *row[1:-1]) != row[-1]:
         raise damaged("header", "the volume's header")
+    row = row[1:]
     values: dict[str, Any] = dict(zip(HEADER_FIELDS, row, strict=False))
     values["type"] = VolumeType(values["type"])
     values["leave_offline"] = bool(values["leave_offline"])
     return VolumeState(VolumeHeader(**values), *row[len(HEADER_FIELDS) : -1])
 
 
-_VNODE_COLUMNS: Final = (
-    'vnode, uniquifier, type, mode, owner, "group", link_count, length, data_version,'
-    " client_mtime_ns, server_mtime_ns, parent_vnode, parent_uniquifier, checksum"
-)
-
-
 def read_vnode(connection: sqlite3.Connection, volume_id: int, number: int) -> Vnode | None:
     """The vnode with this number, verified; None if there is none."""
-    row = connection.execute(
-        f"SELECT {_VNODE_COLUMNS} FROM vnodes WHERE vnode = ?", (number,)
-    ).fetchone()
+    row = connection.execute("SELECT * FROM vnodes WHERE vnode = ?", (number,)).fetchone()
     return None if row is None else _vnode(volume_id, row)
 
 
 def read_vnodes(connection: sqlite3.Connection, volume_id: int) -> Iterator[Vnode]:
     """All vnodes by number, each verified."""
-    for row in connection.execute(f"SELECT {_VNODE_COLUMNS} FROM vnodes ORDER BY vnode"):
+    for row in connection.execute("SELECT * FROM vnodes ORDER BY vnode"):
         yield _vnode(volume_id, row)
 
 
@@ -56,7 +48,7 @@ def read_vnodes_in_slices(
     connection: sqlite3.Connection, volume_id: int, count: int
 ) -> Iterator[list[Vnode]]:
     """All vnodes by number, `count` at a time; those handed out may be changed meanwhile."""
-    query = f"SELECT {_VNODE_COLUMNS} FROM vnodes WHERE vnode > ? ORDER BY vnode LIMIT ?"
+    query = "SELECT * FROM vnodes WHERE vnode > ? ORDER BY vnode LIMIT ?"
     after = 0
     while found := connection.execute(query, (after, count)).fetchall():
         yield [_vnode(volume_id, row) for row in found]
@@ -68,7 +60,8 @@ def read_entry(
 ) -> DirectoryEntry | None:
     """What a name stands for in a directory, verified; None if nothing."""
     row = connection.execute(
-        "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries WHERE directory = ? AND name = ?",
+        "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries"
+        " WHERE directory = ? AND name = ?",
         (directory, name),
     ).fetchone()
     return None if row is None else _entry(volume_id, row)
@@ -77,7 +70,10 @@ def read_entry(
 def read_entries(
     connection: sqlite3.Connection, volume_id: int, directory: int, after: str, limit: int
 ) -> list[DirectoryEntry]:
-    """Up to `limit` entries after the name `after`, by their UTF-8 bytes, each verified. A negative limit: all."""
+    """Up to `limit` entries after the name `after`, by their UTF-8 bytes, each verified.
+
+    A negative limit: all.
+    """
     rows = connection.execute(
         "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries"
         " WHERE directory = ? AND name > ? ORDER BY name LIMIT ?",
@@ -120,10 +116,13 @@ def read_chunk_ref(connection: sqlite3.Connection, number: int, position: int) -
 def read_chunk_refs(
     connection: sqlite3.Connection, number: int, first: int, end: int
 ) -> Iterator[tuple[int, ChunkRef]]:
-    """The chunks of a file at positions from `first` up to `end`, in order, verified; holes are left out."""
+    """The chunks of a file at positions from `first` up to `end`, in order, verified.
+
+    Holes are left out.
+    """
     rows = connection.execute(
-        "SELECT position, hash, size, checksum FROM chunks WHERE vnode = ? AND position >= ? AND position < ?"
-        " ORDER BY position",
+        "SELECT position, hash, size, checksum FROM chunks"
+        " WHERE vnode = ? AND position >= ? AND position < ? ORDER BY position",
         (number, first, end),
     )
     for position, digest, size, row_checksum in rows:
@@ -137,11 +136,11 @@ def read_chunk_refs(
 
 
 def is_referenced(connection: sqlite3.Connection, digest: bytes, *, garbage_counts: bool) -> bool:
-    """Whether a chunk is some file's, or (`garbage_counts`) was one's and awaits this volume's own collection."""
+    """Whether a chunk is some file's, or (`garbage_counts`) awaits this volume's own collection."""
     query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = ?)"
     parameters: tuple[bytes, ...] = (digest,)
     if garbage_counts:
-        query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = ?) OR EXISTS (SELECT 1 FROM garbage WHERE hash = ?)"
+        query += " OR EXISTS (SELECT 1 FROM garbage WHERE hash = ?)"
         parameters = (digest, digest)
     return bool(connection.execute(query, parameters).fetchone()[0])
 
@@ -152,7 +151,7 @@ def read_hashes(connection: sqlite3.Connection) -> list[bytes]:
 
 
 def read_garbage(connection: sqlite3.Connection, after: bytes, limit: int) -> list[bytes]:
-    """Up to `limit` hashes, sorted after `after`, of chunks that files of this volume no longer use."""
+    """Up to `limit` hashes after `after` of chunks that files of this volume let go of."""
     rows = connection.execute(
         "SELECT hash FROM garbage WHERE hash > ? ORDER BY hash LIMIT ?", (after, limit)
     )
@@ -168,10 +167,9 @@ def write_state(connection: sqlite3.Connection, state: VolumeState) -> None:
     values: list[Any] = [getattr(header, name) for name in HEADER_FIELDS]
     values = [int(value) if isinstance(value, int) else value for value in values]
     values += [state.next_vnode, state.next_uniquifier, state.max_data_version]
-    marks = ", ".join("?" * (len(values) + 2))
-    connection.execute(
-        f"INSERT OR REPLACE INTO header VALUES ({marks})", (1, *values, checksum("header", *values))
-    )
+    row = (1, *values, checksum("header", *values))
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT OR REPLACE INTO header VALUES ({marks})", row)  # noqa: S608
 
 
 def write_changes(connection: sqlite3.Connection, change: ChangeSet) -> None:
@@ -243,7 +241,7 @@ def add_contents(
     inline: Iterable[tuple[int, bytes]] = (),
     chunks: Iterable[tuple[int, int, ChunkRef]] = (),
 ) -> None:
-    """Inserts rows that must not be there yet (sqlite3.IntegrityError), for a volume that is being made.
+    """Inserts rows that must not be there yet (sqlite3.IntegrityError), into a new volume.
 
     Args:
         connection: a transaction open.

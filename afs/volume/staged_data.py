@@ -1,4 +1,7 @@
-"""Staged data on the chunk grid: buffers at most one chunk, hands full ones on, keeps ragged edges for the commit."""
+"""Staged data on the chunk grid.
+
+Buffers at most one chunk, hands full ones on, keeps ragged edges for the commit.
+"""
 
 from __future__ import annotations
 

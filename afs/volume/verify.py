@@ -1,4 +1,7 @@
-"""Looks at every row of a volume's database: for one that was not cleanly detached, and before a restored one is put in place."""
+"""Looks at every row of a volume's database.
+
+For one that was not cleanly detached, and before a restored one is put in place.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ _HEADER_BYTES: Final = 100
 
 
 def check_header(path: Path) -> None:
-    """VSALVAGE unless a file is a database of ours of this version; looks at its first bytes only."""
+    """VSALVAGE unless a file is a database of ours of this version.
+
+    Looks at its first bytes only.
+    """
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
     size = path.stat().st_size
@@ -57,7 +63,10 @@ def check_rows(path: Path) -> None:
 
 
 def check_tree(connection: sqlite3.Connection, state: VolumeState) -> None:
-    """EIO unless the rows of a database fit together: counts, names, data, the counters in the header."""
+    """EIO unless the rows of a database fit together.
+
+    Counts, names, data, the counters in the header.
+    """
     volume_id = state.header.volume_id
     vnodes: dict[int, Vnode] = {}
     for vnode in rows.read_vnodes(connection, volume_id):
@@ -104,7 +113,7 @@ def _check_data(connection: sqlite3.Connection, vnode: Vnode) -> None:
 
 
 def _check_names(connection: sqlite3.Connection, vnodes: dict[int, Vnode], volume_id: int) -> None:
-    """Every entry leads to a vnode of its type and parent, and every vnode has as many names as it says."""
+    """EIO unless every entry leads to its vnode, and every vnode has as many names as it says."""
     names: dict[int, int] = {}
     for vnode in vnodes.values():
         if vnode.type is not VnodeType.DIRECTORY:
@@ -143,7 +152,7 @@ def _check_names(connection: sqlite3.Connection, vnodes: dict[int, Vnode], volum
 
 
 def _check_reachable(vnodes: dict[int, Vnode]) -> None:
-    """Every directory leads up to the root (N4), so with one name each there are no loops and no islands."""
+    """EIO unless every directory leads up to the root (N4): no loops, no islands."""
     good = {1}
     for number, vnode in vnodes.items():
         if vnode.type is not VnodeType.DIRECTORY:

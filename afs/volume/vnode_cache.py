@@ -1,4 +1,7 @@
-"""The vnodes of a volume kept in memory: read without a lock on the hot path, never staler than the last commit."""
+"""The vnodes of a volume kept in memory.
+
+Read without a lock on the hot path, never staler than the last commit.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ _GENERATION_ENTRIES: Final = VNODE_CACHE_ENTRIES // 2
 
 
 class VnodeCache:
-    """At most VNODE_CACHE_ENTRIES vnodes, in two generations: a vnode found in the old one moves to the young one.
+    """At most VNODE_CACHE_ENTRIES vnodes, in two generations.
+
+    A vnode found in the old one moves to the young one.
 
     A reader that loads a vnode from the disk takes `version` before and hands it to `offer` with
     what it found; if a commit came in between, what it found may be stale and is not kept.

@@ -60,7 +60,10 @@ class VolumeGroup:
 
     @contextlib.contextmanager
     def new_database(self, volume_id: int) -> Iterator[Path]:
-        """A temporary name for a database to be made; whatever still has it at the end is discarded."""
+        """A temporary name for a database to be made.
+
+        Whatever still has it at the end is discarded.
+        """
         path = self.path / f"{volume_id}.new-{secrets.token_hex(8)}.db"
         lock = FileLock.take(path.with_suffix(".lock"))
         assert lock is not None, "the name was made up just now"
@@ -74,9 +77,10 @@ class VolumeGroup:
                 lock.release(remove=True)
 
     def put_in_place(self, new: Path, volume_id: int) -> None:
-        """Renames a complete database that nobody has open, over the volume's old one if there is one; durable on return.
+        """Renames a complete database over the volume's old one, if any; durable on return.
 
-        The caller holds the volume's lock. Chunks that only the old one used are removed.
+        Nobody has either open, and the caller holds the volume's lock. Chunks that only the old one
+        used are removed.
         """
         path = self.database(volume_id)
         replaces = path.exists()
@@ -87,7 +91,8 @@ class VolumeGroup:
             _settle_if_possible(path)
         # Locked, nobody looks into either for garbage meanwhile.
         with self.chunks.lock(exclusive=True):
-            # Without a seal the volume is checked row by row: right for either, should we crash here.
+            # Without a seal the volume is checked row by row: right for either, should we crash
+            # here.
             seal_path(path).unlink(missing_ok=True)
             fsync_dir(self.path)
             # A WAL that outlived its database would be taken for the new one's.

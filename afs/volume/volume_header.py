@@ -74,6 +74,7 @@ def check_volume_name(name: str) -> str:
     if (size := len(name.encode())) > MAX_VOLUME_NAME_BYTES + _LONGEST_SUFFIX:
         raise AfsError(
             AfsCode.ENAMETOOLONG,
-            f"volume name {name!r} has {size} bytes: expected at most {MAX_VOLUME_NAME_BYTES} and a suffix",
+            f"volume name {name!r} has {size} bytes:"
+            f" expected at most {MAX_VOLUME_NAME_BYTES} and a suffix",
         )
     return name

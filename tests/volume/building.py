@@ -19,6 +19,7 @@ from afs.volume.volume import (
 )
 
 MIB = 1024 * 1024
+UNCHANGED = SetStatus()
 
 
 class WallClock:
@@ -69,6 +70,16 @@ def make_file(volume: Volume, name: str, directory: Fid | None = None, data: byt
     return fid
 
 
+def make_files(volume: Volume, directory: Fid, files: dict[str, bytes]) -> dict[str, Fid]:
+    """Many new files with data, made in two commits."""
+    made = volume.apply([CreateFile(directory, name) for name in files])
+    fids = [the_vnode(outcome).fid for outcome in made if isinstance(outcome, Outcome)]
+    staged = [stage(volume, fid, data) for fid, data in zip(fids, files.values(), strict=True)]
+    stored = volume.apply([StoreData(*pair) for pair in zip(fids, staged, strict=True)])
+    assert all(isinstance(answer, Outcome) for answer in stored)
+    return dict(zip(files, fids, strict=True))
+
+
 def make_dir(volume: Volume, name: str, directory: Fid | None = None) -> Fid:
     """A new directory."""
     where = root_fid(volume.volume_id) if directory is None else directory
@@ -95,7 +106,7 @@ def store(
     offset: int = 0,
     *,
     truncate_to: int | None = None,
-    set_status: SetStatus = SetStatus(),
+    set_status: SetStatus = UNCHANGED,
     expected_data_version: int | None = None,
 ) -> Outcome:
     """Stores data; a refusal is raised, and the data then discarded."""

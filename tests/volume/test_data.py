@@ -97,8 +97,7 @@ def test_every_store_gives_a_new_data_version(volume: Volume) -> None:
     """The DataVersion grows with each change of the data (N5), of no bytes included."""
     fid = make_file(volume, "a")
     versions = [volume.vnode(fid).data_version]
-    for data in (b"x", b"x", b""):
-        versions.append(the_vnode(store(volume, fid, data)).data_version)
+    versions += [the_vnode(store(volume, fid, data)).data_version for data in (b"x", b"x", b"")]
     assert versions == sorted(set(versions))
 
 
@@ -130,7 +129,7 @@ def test_an_expected_data_version_guards_a_store(volume: Volume) -> None:
 
 
 def test_discarded_data_leaves_no_trace(volume: Volume) -> None:
-    """Data that is discarded, before or after finish, is not stored, and discarding twice is harmless."""
+    """Data that is discarded, before or after finish, is not stored; twice is harmless."""
     fid = make_file(volume, "a", data=b"kept")
     first = volume.stage(fid, 0)
     first.write(noise(CHUNK_BYTES + 1))
@@ -156,7 +155,7 @@ def test_data_is_merged_with_the_file_as_it_is_at_the_commit(volume: Volume) -> 
 
 
 def test_staged_data_survives_the_removal_of_what_it_shares(volume: Volume, root: Fid) -> None:
-    """A chunk that is staged stays, even if the last file with the same bytes goes meanwhile (C3)."""
+    """A staged chunk stays, even if the last file with the same bytes goes meanwhile (C3)."""
     data = noise(CHUNK_BYTES)
     other = make_file(volume, "other", data=data)
     fid = make_file(volume, "a")

@@ -89,7 +89,7 @@ def inside(volume: Volume) -> dict[str, tuple[object, ...]]:
 
 
 def test_a_dump_restores_to_the_same_volume(partition: Partition, filled: SqliteVolume) -> None:
-    """A new volume made of a dump has the same contents, attributes and numbers, and its own identity."""
+    """A new volume has the contents, attributes and numbers of the dump, and its own identity."""
     with closing(
         restore_volume(partition, dump_pieces(filled), volume_id=COPY_ID, name="copy")
     ) as copy:
@@ -122,7 +122,7 @@ def test_a_dump_may_come_in_any_pieces(partition: Partition, filled: SqliteVolum
 def test_dumping_tells_progress_and_sees_one_moment(
     partition: Partition, filled: SqliteVolume
 ) -> None:
-    """A volume that changes while it is dumped is dumped as it was, also what was removed and collected."""
+    """A volume that changes while it is dumped is dumped as it was when the dump began."""
     before = inside(filled)
     told: list[tuple[int, int]] = []
     written: list[bytes] = []
@@ -169,7 +169,7 @@ def test_a_damaged_volume_gives_no_whole_dump(partition: Partition, filled: Sqli
 def test_restored_over_a_volume_only_what_changed_gets_a_new_data_version(
     partition: Partition, filled: SqliteVolume
 ) -> None:
-    """Same Fid and contents: the DataVersion stays. All else: one that was never given before (V1 to V3)."""
+    """The same Fid and contents keep their DataVersion, all else gets a new one (V3)."""
     root = root_fid(filled.volume_id)
     dump = dump_of(filled)
     large, small, empty = (filled.lookup(root, name) for name in ("large", "small", "empty"))
@@ -216,7 +216,7 @@ def test_restored_over_a_volume_only_what_changed_gets_a_new_data_version(
 def test_a_dump_of_another_volume_takes_a_volumes_place(
     partition: Partition, filled: SqliteVolume
 ) -> None:
-    """Fids that mean something else now have DataVersions that no client has seen, and old chunks go."""
+    """Fids that mean something else now have DataVersions that no client has seen."""
     other = partition.create_volume(volume_id=COPY_ID, name="other")
     fid = make_file(other, "mine", data=noise(MIB, 5))
     for number in range(20):
@@ -248,7 +248,7 @@ def test_a_volume_in_use_is_not_restored_over(partition: Partition, filled: Sqli
 def test_a_volume_whose_header_is_damaged_is_not_restored_over(
     partition: Partition, filled: SqliteVolume
 ) -> None:
-    """Its history is lost, so it must be deleted first (VSALVAGE); other damage is healed by the restore."""
+    """Its history is lost: delete it first (VSALVAGE); other damage is healed by the restore."""
     dump = dump_of(filled)
     expected = inside(filled)
     filled.close()
@@ -321,7 +321,7 @@ def target(partition: Partition, filled: SqliteVolume) -> Iterator[Callable[[byt
 
 
 def test_a_cut_dump_is_refused(filled: SqliteVolume, target: Callable[[bytes], str]) -> None:
-    """A dump that ends anywhere before its end, at the boundary of a frame above all, changes nothing."""
+    """A dump cut anywhere, at the boundary of a frame above all, changes nothing."""
     dump = dump_of(filled)
     frames = frames_of(dump)
     whole = FrameWriter()
@@ -435,7 +435,7 @@ def changed_vnodes(dump: bytes, change: Callable[[dump_pb2.DumpVnode], bool | No
 def on(
     kind: VnodeType, change: Callable[[dump_pb2.DumpVnode], object]
 ) -> Callable[[dump_pb2.DumpVnode], bool]:
-    """Changes vnodes of one kind only (directories: those with entries; files: those with chunks)."""
+    """Changes vnodes of one kind only, of directories those with entries, of files with chunks."""
 
     def guarded(message: dump_pb2.DumpVnode) -> bool:
         if int(message.status.type) != kind or not (
@@ -559,7 +559,7 @@ def test_islands_and_loops_of_directories_are_refused(
         return True
 
     dump = changed_vnodes(dump_of(filled), change)
-    with pytest.raises(AfsError, match="EINVAL: bad dump: .* does not lie under the root"):
+    with pytest.raises(AfsError, match=r"EINVAL: bad dump: .* does not lie under the root"):
         restore_volume(partition, [dump], volume_id=COPY_ID, name="copy")
     assert partition.volumes() == [disk_volume.volume_id]
 

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what was acknowledged is there, what was not is there as a whole or not at all."""
+"""kill -9 at any moment: what was acknowledged is there, all else as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Story:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    """A writing process is killed again and again; each time the volume opens and holds what it said."""
+    """A writing process is killed again and again; each time the volume holds what it said."""
     seed = int(os.environ.get("KILL_SEED", str(random.SystemRandom().getrandbits(32))))
     print(f"KILL_SEED={seed} repeats this run")  # noqa: T201
     choice = random.Random(seed)

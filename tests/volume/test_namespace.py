@@ -78,7 +78,7 @@ def test_directories_have_odd_numbers_and_all_else_even_ones(volume: Volume) -> 
 
 
 def test_a_fid_is_never_given_twice(volume: Volume, root: Fid) -> None:
-    """A file removed and created again under its name has another Fid, and the old one names nothing."""
+    """A file removed and created again has another Fid, and the old one names nothing."""
     old = make_file(volume, "a")
     do(volume, RemoveFile(root, "a"))
     new = make_file(volume, "a")
@@ -322,7 +322,7 @@ def test_a_failed_change_leaves_the_others_of_its_batch_alone(volume: Volume, ro
 
 
 def test_the_header_counts_changes_vnodes_and_kib(volume: Volume, root: Fid) -> None:
-    """change_counter grows with every change, and what a vnode uses is its length in KiB, at least 1."""
+    """change_counter grows with every change; a vnode uses its length in KiB, at least 1."""
     before = volume.header()
     make_file(volume, "a", data=b"x" * 2049)
     make_dir(volume, "d")

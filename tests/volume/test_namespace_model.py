@@ -186,7 +186,7 @@ class NamespaceMachine(RuleBasedStateMachine):
 
     @invariant()
     def same(self) -> None:
-        """Both volumes hold what the model holds (looked at now and then, because it takes long)."""
+        """Both volumes hold what the model holds; looked at now and then, as it takes long."""
         self.changes += 1
         self.clock.now_ns += 1
         for volume in self.volumes if self.changes % 4 == 0 else []:

@@ -54,10 +54,10 @@ def test_something_else_is_no_partition(tmp_path: Path) -> None:
 
 
 def test_a_second_daemon_of_a_kind_is_refused(tmp_path: Path) -> None:
-    """One afsd and one volserverd may use a partition, a second afsd may not, until the first is gone."""
+    """An afsd and a volserverd may use a partition; a second afsd not until the first is gone."""
     first = Partition.open(tmp_path / "vicepa", holder="afsd")
     other_kind = Partition.open(tmp_path / "vicepa", holder="volserverd")
-    with pytest.raises(AfsError, match="VBUSY: .* in use by another afsd"):
+    with pytest.raises(AfsError, match=r"VBUSY: .* in use by another afsd"):
         Partition.open(tmp_path / "vicepa", holder="afsd")
     first.close()
     Partition.open(tmp_path / "vicepa", holder="afsd").close()
@@ -143,7 +143,7 @@ def test_a_seal_goes_with_the_first_change(partition: Partition, disk_volume: Sq
 
 
 def test_a_clone_stays_what_it_was(partition: Partition, disk_volume: SqliteVolume) -> None:
-    """A clone has the contents of its moment, shares chunks, and refuses every change but of its fields."""
+    """A clone has the contents of its moment, shares chunks, and refuses changes."""
     fid = make_file(disk_volume, "a", data=noise(2 * MIB))
     before = disk_volume.vnode(fid)
     backup = clone(partition, disk_volume)
@@ -277,7 +277,7 @@ def test_strays_are_collected_after_reopening(
 def test_collecting_garbage_breaks_the_seal(
     partition: Partition, disk_volume: SqliteVolume
 ) -> None:
-    """A volume whose garbage is collected after it was reopened is sealed anew (found by test_kill)."""
+    """A reopened volume whose garbage is collected is sealed anew (found by test_kill)."""
     fid = make_file(disk_volume, "a", data=noise(MIB))
     store(disk_volume, fid, b"", truncate_to=0)
     disk_volume.close()

@@ -1,4 +1,4 @@
-"""A process that changes a volume without end, and says on its standard output what it is about to do and has done.
+"""A process that changes a volume without end, and says what it is about to do and has done.
 
 Run by `test_kill`. Lines, each a JSON list: ["ready"], ["begin", name, seed, length] (length -1:
 the name is removed), ["done", name] for each change that was acknowledged.
