@@ -52,6 +52,7 @@ class Operation:
         self._worker: Worker | None = None
         self._plan: Plan | None = None
         self._asked: AfsError | None = None
+        self._ended = False
         self._progress: asyncio.Queue[vol_server_pb2.Progress | None] = asyncio.Queue(
             _PROGRESS_KEPT
         )
@@ -100,7 +101,7 @@ class Operation:
 
     def ask_to_end(self, error: AfsError) -> None:
         """Has the operation undone, unless it is past its point of no return."""
-        if self._asked is not None:
+        if self._asked is not None or self._ended:
             return
         self._asked = error
         _log.info("operation.asked_to_end", operation=self.name, detail=error.detail)
@@ -179,8 +180,9 @@ class Operation:
             return AfsError(AfsCode.VNOSERVICE, f"internal error: {type(error).__name__}")
         return None
 
-    def end_progress(self) -> None:
-        """No more news."""
+    def ended(self) -> None:
+        """Tells it that it has ended: no more news, and nothing to be asked."""
+        self._ended = True
         if self._progress.full():
             self._progress.get_nowait()
         self._progress.put_nowait(None)
@@ -246,7 +248,7 @@ class Operations:
             del self._running[transaction_id]
             self.table.end(transaction_id)
             self.driver.poke()
-            operation.end_progress()
+            operation.ended()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

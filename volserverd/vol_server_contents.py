@@ -91,7 +91,7 @@ class ContentsMethods(VolServerParts):
         operation, task = self.begin("dump", prepare, streams=True)
         task.add_done_callback(lambda done: _abort(pieces, done))
         try:
-            while (piece := await _next(pieces)) is not None:
+            while (piece := await pieces.get()) is not None:
                 yield vol_server_pb2.DumpResponse(data=piece)
             await self.outcome(operation, task)
         finally:
@@ -118,18 +118,9 @@ class ContentsMethods(VolServerParts):
 
         operation, task = self.begin("restore", prepare, streams=True)
         task.add_done_callback(lambda done: _abort(pieces, done))
-        try:
-            if opening.data:
-                await pieces.put(opening.data)
-            async for message in requests:
-                await pieces.put(message.data)
-            await pieces.end()
-        except AfsError:
-            # Aborted: the operation has ended, and says why below.
-            pass
-        except BaseException:
-            operation.ask_to_end(hung_up())
-            raise
+        # Whichever ends first: a client that sends nothing must hear that it was given up.
+        feeding = asyncio.create_task(_feed(pieces, opening.data, requests))
+        feeding.add_done_callback(lambda fed: _stop_waiting(fed, operation))
         work = await self.outcome(operation, task)
         return vol_server_pb2.RestoreResponse(
             volume=await self.detail(work.partition, work.ids[Role.MAIN]),
@@ -181,8 +172,23 @@ def _check_read_write(found: FoundVolume, what: str) -> None:
         )
 
 
-async def _next(pieces: PieceQueue) -> bytes | None:
-    return await pieces.get()
+async def _feed(
+    pieces: PieceQueue, first: bytes, requests: AsyncIterator[vol_server_pb2.RestoreRequest]
+) -> None:
+    """Hands the client's pieces on until there are no more; ends when the call ends."""
+    if first:
+        await pieces.put(first)
+    async for message in requests:
+        await pieces.put(message.data)
+    await pieces.end()
+
+
+def _stop_waiting(fed: asyncio.Task[None], operation: Operation) -> None:
+    """Has an operation end whose client went away in the middle of what it sent."""
+    error = None if fed.cancelled() else fed.exception()
+    if fed.cancelled() or error is not None:
+        # If the operation ended first, this finds it ended.
+        operation.ask_to_end(error if isinstance(error, AfsError) else hung_up())
 
 
 def _abort(pieces: PieceQueue, task: asyncio.Task[VolumeWork]) -> None:
