@@ -236,8 +236,12 @@ class VolumeTable:
         try:
             decision = await self._carry_out(entry, decision)
         except BaseException:
-            # A bug of ours, or the end of the process: nothing may stay CHANGING for ever.
+            # A bug of ours, or the end of the process: nothing may stay CHANGING for ever, nor be
+            # ONLINE without being attached.
             entry.changing = False
+            lost = before is not None and before.state is VolumeState.ONLINE
+            if lost and entry.attached is None:
+                before = VolumeRecord(VolumeState.ERROR, detail="detaching it ended unexpectedly")
             self._keep(entry, before)
             raise
         entry.changing = False

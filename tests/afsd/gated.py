@@ -79,6 +79,8 @@ class GatedVolume(MemoryVolume):
         # Runs in the thread after a lookup, before its answer gets back.
         self.after_lookup: Callable[[], None] = lambda: None
         self.open_snapshots = 0
+        # What closing ends with, once it is closed.
+        self.close_error: Exception | None = None
 
     def cached_vnode(self, fid: Fid) -> Vnode | None:
         return None if self.cold else super().cached_vnode(fid)
@@ -110,6 +112,8 @@ class GatedVolume(MemoryVolume):
     def close(self) -> None:
         self.gates["close"].go_through()
         super().close()
+        if self.close_error is not None:
+            raise self.close_error
 
 
 class _CountedSnapshot(DataSnapshot):
@@ -139,6 +143,8 @@ class FakePartition:
 
     def __init__(self) -> None:
         self.opened = self._new()
+        # What opening ends with.
+        self.open_error: Exception | None = None
 
     @staticmethod
     def _new() -> GatedVolume:
@@ -153,6 +159,8 @@ class FakePartition:
         return PartitionUsage(1000, 500)
 
     def open_volume(self, _volume_id: int) -> GatedVolume:
+        if self.open_error is not None:
+            raise self.open_error
         if self.opened.is_closed:
             self.opened = self._new()
         return self.opened
