@@ -33,7 +33,10 @@ async def hold(address: str, volume: int, count: int) -> None:
         fids = [entry.fid async for answer in listing for entry in answer.entries][:count]
         attach = callback_channel_pb2_grpc.CallBackChannelStub(channel).Attach(metadata=metadata)
         await attach.write(pb.AttachRequest(hello=pb.Hello(client="bench.holder")))
-        tasks = [asyncio.create_task(_answer(attach)), asyncio.create_task(_renew(attach))]
+        known = asyncio.Event()
+        tasks = [asyncio.create_task(_answer(attach, known)), asyncio.create_task(_renew(attach))]
+        # From the reset on the fileserver knows this host, and holds its calls until the ack.
+        await known.wait()
         lines = await _standard_input()
         while True:
             for start in range(0, len(fids), MAX_BULK_FIDS):
@@ -49,12 +52,13 @@ async def hold(address: str, volume: int, count: int) -> None:
             task.cancel()
 
 
-async def _answer(attach: Any) -> None:
+async def _answer(attach: Any, known: asyncio.Event) -> None:
     async for message in attach:
         kind = message.WhichOneof("message")
         if kind in ("init_callback_state", "break"):
             ack = pb.Ack(sequence=getattr(message, kind).sequence)
             await attach.write(pb.AttachRequest(ack=ack))
+            known.set()
 
 
 async def _renew(attach: Any) -> None:
