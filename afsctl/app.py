@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,10 @@ def _options(
     ] = False,
 ) -> None:
     """The command line of laterfs, a network file service with the semantics of AFS."""
+
+
+# The library tells its user in its log lines what it also raises.
+logging.getLogger("grpc").setLevel(logging.CRITICAL)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -122,7 +122,7 @@ class ReflectedServer:
             CommandError: a request does not fit the method's message.
             grpc.RpcError: the call failed.
         """
-        messages = (self._parse(method, request) for request in requests)
+        outgoing = _Outgoing(self._parse(method, request) for request in requests)
         start = getattr(
             self._channel, _CALL_KINDS[method.client_streaming, method.server_streaming]
         )
@@ -131,18 +131,21 @@ class ReflectedServer:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
-        # A stream is parsed before the call starts: an error inside gRPC's sending thread would be
-        # lost.
-        outgoing: Any = iter(list(messages)) if method.client_streaming else next(messages)
-        answer = stub(outgoing, timeout=self._timeout_s, metadata=metadata or None)
-        answers: Iterator[Message] = answer if method.server_streaming else iter([answer])
-        for message in answers:
-            yield json_format.MessageToDict(
-                message,
-                preserving_proto_field_name=True,
-                always_print_fields_with_no_presence=True,
-                descriptor_pool=self._pool,
-            )
+        request = outgoing if method.client_streaming else outgoing.only()
+        try:
+            answer = stub(request, timeout=self._timeout_s, metadata=metadata or None)
+            answers: Iterator[Message] = answer if method.server_streaming else iter([answer])
+            for message in answers:
+                yield json_format.MessageToDict(
+                    message,
+                    preserving_proto_field_name=True,
+                    always_print_fields_with_no_presence=True,
+                    descriptor_pool=self._pool,
+                )
+        except grpc.RpcError:
+            if outgoing.failure is not None:
+                raise outgoing.failure from None
+            raise
 
     def _parse(self, method: MethodDescriptor, request: dict[str, Any]) -> Message:
         message = GetMessageClass(method.input_type)()
@@ -152,6 +155,25 @@ class ReflectedServer:
             raise CommandError(
                 f"the request is no {method.input_type.full_name}: {error}"
             ) from None
+
+
+class _Outgoing(Iterator[Message]):
+    """The requests of a call; remembers what was wrong with one, for gRPC only says that it was."""
+
+    def __init__(self, messages: Iterator[Message]) -> None:
+        self._messages = messages
+        self.failure: CommandError | None = None
+
+    def only(self) -> Message:
+        """The request of a call that takes one."""
+        return next(self._messages)
+
+    def __next__(self) -> Message:
+        try:
+            return next(self._messages)
+        except CommandError as error:
+            self.failure = error
+            raise
 
 
 # By (the client sends a stream, the server sends a stream): the channel's method that makes such a

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import grpc
 import typer
 
 from afsctl.failure import CommandError
+from afsctl.json_stream import json_objects, standard_input
 from afsctl.output import Column, JsonOption, print_json, print_listing
 from afsctl.reflection import CHANNEL_OPTIONS, ReflectedServer
 
@@ -88,17 +89,18 @@ def call(
         int | None, typer.Option(help="End a stream of answers after this many.", min=1)
     ] = None,
 ) -> None:
-    """Call one method; requests and answers are JSON, one answer a line."""
+    """Call one method; requests and answers are JSON, one answer a line.
+
+    Requests from standard input are sent as they come, so that a stream can be talked to by hand.
+    """
     metadata = [_header(text) for text in header or []]
-    messages = list(_json_values(requests if requests is not None else []))
+    messages = _requests(requests or [])
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         server = ReflectedServer(channel, timeout_s)
         descriptor = server.method(method)
         if not descriptor.client_streaming:
-            if len(messages) > 1:
-                raise CommandError(f"{descriptor.name} takes one request, not {len(messages)}")
-            messages = messages or [{}]
-        answers = server.call(descriptor, iter(messages), metadata)
+            messages = _only(messages, descriptor.name)
+        answers = server.call(descriptor, messages, metadata)
         for count, answer in enumerate(answers, 1):
             print_json(answer)
             # The reader of an endless stream wants each answer when it comes.
@@ -114,30 +116,35 @@ def _header(text: str) -> tuple[str, str]:
     return name.lower(), value
 
 
-def _json_values(arguments: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of the arguments, each of which may hold several, or arrays of them."""
-    decoder = json.JSONDecoder()
+def _requests(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """The requests in the arguments; those of standard input as they come."""
+    known: list[dict[str, Any]] | None = []
     for argument in arguments:
-        text = sys.stdin.read() if argument == "-" else argument
-        position = _next_value(text, 0)
-        while position < len(text):
-            try:
-                value, end = decoder.raw_decode(text, position)
-            except ValueError as error:
-                raise typer.BadParameter(f"no JSON: {error}", param_hint="JSON") from None
-            for one in value if isinstance(value, list) else [value]:
-                if not isinstance(one, dict):
-                    shown = json.dumps(one)[:40]
-                    raise typer.BadParameter(f"{shown} is no JSON object", param_hint="JSON")
-                yield one
-            position = _next_value(text, end)
+        if argument == "-":
+            known = None
+        elif known is not None:
+            known += _parsed(argument)
+    if known is not None:
+        return iter(known)
+    return itertools.chain.from_iterable(
+        json_objects(standard_input()) if argument == "-" else _parsed(argument)
+        for argument in arguments
+    )
 
 
-def _next_value(text: str, position: int) -> int:
-    """Where the white space that begins at `position` ends."""
-    while position < len(text) and text[position].isspace():
-        position += 1
-    return position
+def _parsed(argument: str) -> list[dict[str, Any]]:
+    try:
+        return list(json_objects([argument]))
+    except CommandError as error:
+        raise typer.BadParameter(str(error), param_hint="JSON") from None
+
+
+def _only(messages: Iterator[dict[str, Any]], method: str) -> Iterator[dict[str, Any]]:
+    """The one request of a method that takes one; an empty one if there is none."""
+    found = list(messages)
+    if len(found) > 1:
+        raise CommandError(f"{method} takes one request, not {len(found)}")
+    return iter(found or [{}])
 
 
 def _kind(message: object, stream: object) -> str:

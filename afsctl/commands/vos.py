@@ -405,9 +405,12 @@ def _id_or_none(number: int) -> str:
 
 
 def _show_sites(sites: list[dict[str, Any]]) -> str:
-    return ", ".join(
-        f"{site['file_server']}/{site['partition']} {volume_type(site['type'])}" for site in sites
-    )
+    """Where the volumes are, and which of them: `127.0.0.1:7000/vicepa RW BK`."""
+    types: dict[str, list[str]] = {}
+    for site in sites:
+        place = f"{site['file_server']}/{site['partition']}"
+        types.setdefault(place, []).append(volume_type(site["type"]))
+    return ", ".join(" ".join((place, *there)) for place, there in types.items())
 
 
 def _say(text: str, record: dict[str, Any], *, as_json: bool) -> None:

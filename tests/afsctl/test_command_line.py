@@ -31,6 +31,19 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def cell_state(address: str, process: ProcessIdentity) -> CellState:
+    """The state of a cell with all services at one address, in one process."""
+    return CellState(
+        addresses=CellAddresses(address, address, address, address, ()),
+        break_policy="later",
+        dies_with_owner=False,
+        daemons=tuple(
+            DaemonRecord(DaemonPlan(name, ("/bin/true",), address, Path("/dev/null")), process)
+            for name in ("afsd", "volserverd")
+        ),
+    )
+
+
 @pytest.mark.parametrize("group", ["cell", "vos", "fs", "fssync", "rpc"])
 def test_help(afsctl: Afsctl, group: str) -> None:
     """Every group tells what it can do; without a subcommand too, and then it is a usage error."""
@@ -80,18 +93,14 @@ def test_address_of_a_running_cell_is_the_default(
     at = fake_cell.address
     for name in ("FILE_SERVER", "VOL_SERVER", "LOCATION", "FSSYNC"):
         monkeypatch.delenv(f"AFS_{name}")
-    plan = DaemonPlan("afsd", ("/bin/true",), at, tmp_path / "log")
     running = ProcessIdentity.of(os.getpid())
-    addresses = CellAddresses(at, at, at, at, ())
     (tmp_path / "run").mkdir()
-    state = CellState(addresses, "later", False, (DaemonRecord(plan, running),))
-    save_state(tmp_path, state)
+    save_state(tmp_path, cell_state(at, running))
     monkeypatch.setenv("AFS_CELL_DIR", str(tmp_path))
     assert afsctl("vos", "listvol").status == 0
     assert "127.0.0.1:1" in afsctl("vos", "listvol", "--vol-server", "127.0.0.1:1").err
     gone = ProcessIdentity(running.pid, running.start_ticks + 1, running.boot_id)
-    state = CellState(addresses, "later", False, (DaemonRecord(plan, gone),))
-    save_state(tmp_path, state)
+    save_state(tmp_path, cell_state(at, gone))
     monkeypatch.setenv("AFS_VOL_SERVER", "127.0.0.1:2")
     assert "127.0.0.1:2" in afsctl("vos", "listvol").err
 

@@ -9,6 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +92,10 @@ def test_life_of_a_cell(afsctl: Afsctl, cell_dir: Path, tmp_path: Path) -> None:
     for client in addresses["clients"]:
         assert read(client, "/home.kim/in/large") == (source / "large").read_bytes()
 
+    attach = ("rpc", "call", addresses["file_server"], "CallBackChannel/Attach", "-H")
+    ended = afsctl(*attach, f"afs-host-uuid={uuid.uuid4()}", '{"hello": {}}', "--max-answers", "1")
+    assert "channel_lease_s" in json.loads(ended.out)["init_callback_state"]
+
     (volume, backup) = json.loads(afsctl("vos", "listvol", "--json").out)
     assert (volume["name"], volume["state"]) == ("home.kim", "online")
     assert (backup["name"], backup["type"]) == ("home.kim.backup", "backup")
@@ -127,6 +134,27 @@ def test_foreground_cell_ends_with_ctrl_c(cell_dir: Path) -> None:
         out, errors = owner.communicate(timeout=DEADLINE_S)
     assert (owner.returncode, out, errors) == (0, "The cell is stopped.\n", "")
     assert not any(process.is_alive() for process in processes)
+
+
+def test_interrupted_start_leaves_nothing(cell_dir: Path) -> None:
+    """Ctrl-C while a background cell starts stops what had started: one line, exit status 130."""
+    pid_file = cell_dir / "run/afsd.pid"
+    with subprocess.Popen(
+        [sys.executable, "-m", "afsctl", "cell", "up", "--ports", "free"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as starter:
+        deadline = time.monotonic() + DEADLINE_S
+        while not pid_file.exists() or not pid_file.read_text().endswith("\n"):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.01)
+        afsd = ProcessIdentity.of(int(pid_file.read_text()))
+        starter.send_signal(signal.SIGINT)
+        out, errors = starter.communicate(timeout=DEADLINE_S)
+    assert (starter.returncode, out, errors) == (130, "", "afsctl: interrupted\n")
+    assert not afsd.is_alive()
+    assert Cell.find(cell_dir) is None
 
 
 def test_second_daemon_on_a_taken_port_is_refused(

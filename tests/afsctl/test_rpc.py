@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -84,6 +86,7 @@ def test_failed_call_tells_status_and_abort_code(fake_cell: FakeCell, afsctl: Af
         (["FileServer/FetchStatus", '{"fud": 1}'], 1, "fud"),
         (["FileServer/FetchStatus", '{"fid": {"volume": -1}}'], 1, "volume"),
         (["FileServer/FetchStatus", "{}", "{}"], 1, "takes one request, not 2"),
+        (["VolServer/Restore", "{}", '{"fud": 1}'], 1, "fud"),
         (["FileServer/Nothing"], 1, "has no method Nothing: it has"),
         (["Nothing/FetchStatus"], 1, "no service is named Nothing: there are afs.v1.FSSync"),
         (["FetchStatus"], 1, "expected SERVICE/METHOD"),
@@ -107,3 +110,24 @@ def test_nobody_there(afsctl: Afsctl, address: str) -> None:
     assert ended.status == 1
     assert ended.err.startswith(f"afsctl: nothing answers at {address.removeprefix('unix:')}: ")
     assert len(ended.err.splitlines()) == 1
+
+
+def test_stream_talked_to_by_hand(fake_cell: FakeCell) -> None:
+    """Requests on standard input are sent as they come, and answers are printed as they come."""
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "afsctl", "rpc", "call", fake_cell.address),
+            *("ServerReflection/ServerReflectionInfo", "-"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdin.write('{"list_services": ""}\n')
+            process.stdin.flush()
+            assert "list_services_response" in json.loads(process.stdout.readline())
+        process.stdin.close()
+    assert process.returncode == 0
