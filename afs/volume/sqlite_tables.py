@@ -6,6 +6,7 @@ read.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,6 +19,17 @@ from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
 from afs.volume.sqlite_schema import HEADER_FIELDS, damaged
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+def _select(
+    connection: sqlite3.Connection, query: str, parameters: tuple[object, ...]
+) -> contextlib.closing[sqlite3.Cursor]:
+    """Rows that are let go of when the block ends, however it does.
+
+    A damaged row ends it with an error whose traceback keeps the cursor, and an open cursor keeps
+    its moment: closing the volume would wait for it until it gave up.
+    """
+    return contextlib.closing(connection.execute(query, parameters))
 
 
 def read_state(connection: sqlite3.Connection) -> VolumeState:
@@ -40,8 +52,9 @@ def read_vnode(connection: sqlite3.Connection, volume_id: int, number: int) -> V
 
 def read_vnodes(connection: sqlite3.Connection, volume_id: int) -> Iterator[Vnode]:
     """All vnodes by number, each verified."""
-    for row in connection.execute("SELECT * FROM vnodes ORDER BY vnode"):
-        yield _vnode(volume_id, row)
+    with _select(connection, "SELECT * FROM vnodes ORDER BY vnode", ()) as rows:
+        for row in rows:
+            yield _vnode(volume_id, row)
 
 
 def read_vnodes_in_slices(
@@ -74,25 +87,25 @@ def read_entries(
 
     A negative limit: all.
     """
-    rows = connection.execute(
+    query = (
         "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries"
-        " WHERE directory = ? AND name > ? ORDER BY name LIMIT ?",
-        (directory, after, limit),
+        " WHERE directory = ? AND name > ? ORDER BY name LIMIT ?"
     )
-    return [_entry(volume_id, row) for row in rows]
+    with _select(connection, query, (directory, after, limit)) as rows:
+        return [_entry(volume_id, row) for row in rows]
 
 
 def iterate_entries(
     connection: sqlite3.Connection, volume_id: int, directory: int
 ) -> Iterator[DirectoryEntry]:
     """All entries of a directory, in the order of `read_entries`, each verified."""
-    rows = connection.execute(
+    query = (
         "SELECT directory, name, vnode, uniquifier, type, checksum FROM entries"
-        " WHERE directory = ? ORDER BY name",
-        (directory,),
+        " WHERE directory = ? ORDER BY name"
     )
-    for row in rows:
-        yield _entry(volume_id, row)
+    with _select(connection, query, (directory,)) as rows:
+        for row in rows:
+            yield _entry(volume_id, row)
 
 
 def read_inline(connection: sqlite3.Connection, number: int) -> bytes:
@@ -120,19 +133,19 @@ def read_chunk_refs(
 
     Holes are left out.
     """
-    rows = connection.execute(
+    query = (
         "SELECT position, hash, size, checksum FROM chunks"
-        " WHERE vnode = ? AND position >= ? AND position < ? ORDER BY position",
-        (number, first, end),
+        " WHERE vnode = ? AND position >= ? AND position < ? ORDER BY position"
     )
-    for position, digest, size, row_checksum in rows:
-        if (
-            checksum("chunks", number, position, digest, size) != row_checksum
-            or len(digest) != HASH_BYTES
-            or not 0 < size <= CHUNK_BYTES
-        ):
-            raise damaged("chunks", f"vnode {number}, position {position}")
-        yield position, ChunkRef(digest, size)
+    with _select(connection, query, (number, first, end)) as rows:
+        for position, digest, size, row_checksum in rows:
+            if (
+                checksum("chunks", number, position, digest, size) != row_checksum
+                or len(digest) != HASH_BYTES
+                or not 0 < size <= CHUNK_BYTES
+            ):
+                raise damaged("chunks", f"vnode {number}, position {position}")
+            yield position, ChunkRef(digest, size)
 
 
 def is_referenced(connection: sqlite3.Connection, digest: bytes, *, garbage_counts: bool) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from afs.errors import AfsCode
 from afs.limits import DATA_PIECE_BYTES, INLINE_MAX_BYTES, KIB, MAX_FILE_BYTES
 from afs.types import BreakReason, Fid
 from afs.v1 import file_server_pb2 as pb
-from afs.v1 import types_pb2
+from afs.v1 import fssync_pb2, types_pb2
 from afs.wire import fid_to_wire
 from tests.afsd.running import PATIENCE_S, ROOT, fileserver, refused
 
@@ -287,3 +289,23 @@ async def test_a_damaged_chunk_is_reported_and_never_served(tmp_path: Path) -> N
             _ = [message async for message in client.files.FetchData(request)]
         assert caught.value.code() is grpc.StatusCode.DATA_LOSS
         assert (await client.fetch(good))[1] == content(DATA_PIECE_BYTES, 3)
+
+
+async def test_a_damaged_row_holds_no_volume_up(tmp_path: Path) -> None:
+    """After DATA_LOSS from the database the volume can be taken at once, and given back."""
+
+    def damage() -> None:
+        (database,) = (tmp_path / "vicepa").rglob(f"{ROOT.volume}.db")
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("UPDATE chunks SET checksum = zeroblob(length(checksum))")
+            connection.commit()
+
+    async with fileserver(tmp_path) as running:
+        client = await running.client()
+        file = await client.create("a")
+        await client.store(file, content(DATA_PIECE_BYTES), content(DATA_PIECE_BYTES, 2))
+        await asyncio.to_thread(damage)
+        async with refused(AfsCode.EIO):
+            await client.fetch(file)
+        # The call's own time limit is well below the database's patience with a reader.
+        assert (await running.fssync("NEEDVOLUME")).response == fssync_pb2.FSYNC_OK
