@@ -46,7 +46,9 @@ class _FsyncCommandEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FsyncCom
     FSYNC_VOL_ATTACH: _FsyncCommand.ValueType  # 9
     """Attach a volume that is on disk and not attached yet."""
     FSYNC_VOL_FORCE_ERROR: _FsyncCommand.ValueType  # 10
-    """Put the volume into the error state; only FSYNC_VOL_ATTACH after a repair leads out."""
+    """Put the volume into the error state. FSYNC_VOL_ATTACH after a repair leads out, or taking the volume to repair,
+    replace or delete it (FSYNC_SALVAGE, FSYNC_FOR_RESTORE, FSYNC_FOR_DELETE).
+    """
     FSYNC_VOL_QUERY_VNODE: _FsyncCommand.ValueType  # 11
     """State of one vnode (`vnode` is set), as the fileserver sees it."""
     FSYNC_VOL_LISTVOLUMES: _FsyncCommand.ValueType  # 12
@@ -74,7 +76,9 @@ FSYNC_VOL_QUERY: FsyncCommand.ValueType  # 8
 FSYNC_VOL_ATTACH: FsyncCommand.ValueType  # 9
 """Attach a volume that is on disk and not attached yet."""
 FSYNC_VOL_FORCE_ERROR: FsyncCommand.ValueType  # 10
-"""Put the volume into the error state; only FSYNC_VOL_ATTACH after a repair leads out."""
+"""Put the volume into the error state. FSYNC_VOL_ATTACH after a repair leads out, or taking the volume to repair,
+replace or delete it (FSYNC_SALVAGE, FSYNC_FOR_RESTORE, FSYNC_FOR_DELETE).
+"""
 FSYNC_VOL_QUERY_VNODE: FsyncCommand.ValueType  # 11
 """State of one vnode (`vnode` is set), as the fileserver sees it."""
 FSYNC_VOL_LISTVOLUMES: FsyncCommand.ValueType  # 12
