@@ -34,6 +34,8 @@ def collect_garbage(
 ) -> bytes | None:
     """Removes one slice of a volume's garbage; where the next slice begins, None after the last.
 
+    `after` itself comes back if nothing could be done now.
+
     Args:
         writer: the volume's writing connection, no transaction open.
         path: its database.
@@ -47,6 +49,8 @@ def collect_garbage(
     garbage = [] if after is None else rows.read_garbage(writer, after, _SLICE_CHUNKS)
     stray = [digest for digest, _ in zip(strays, range(_SLICE_CHUNKS), strict=False)]
     done = remove_unreferenced([*garbage, *stray], chunks, own=writer, own_path=path, wait=wait)
+    if done is None:
+        return after
     strays.difference_update(done)
     if done and garbage:
         before_writing()
@@ -70,10 +74,11 @@ def remove_unreferenced(
     own: sqlite3.Connection | None,
     own_path: Path | None,
     wait: bool = True,
-) -> list[bytes]:
+) -> list[bytes] | None:
     """Removes those chunks that nothing refers to; returns the ones that are dealt with.
 
-    Those are removed or found to be in use; pinned ones are to be asked for again.
+    Those are removed or found to be in use; pinned ones are to be asked for again. None if nothing
+    could be done, because the lock is taken or a database of the group cannot be read.
 
     Args:
         digests: the hashes of the candidates.
@@ -89,10 +94,10 @@ def remove_unreferenced(
     # Whoever holds the lock may do so for a while (a large clone), and commits wait for us.
     with chunks.lock(exclusive=True, wait=wait) as locked:
         if not locked:
-            return []
+            return None
         with _other_databases(chunks.group, own_path) as others:
             if others is None:
-                return []
+                return None
             for digest in candidates:
                 if own is not None and rows.is_referenced(own, digest, garbage_counts=False):
                     continue
@@ -101,6 +106,11 @@ def remove_unreferenced(
                 if not any(_refers(other, digest) for other in others):
                     chunks.remove(digest)
     return candidates
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a database's name says that it is being deleted."""
+    return ".gone-" in path.name
 
 
 def _refers(connection: sqlite3.Connection, digest: bytes) -> bool:
@@ -122,7 +132,9 @@ def _other_databases(
     connections: list[sqlite3.Connection] = []
     with contextlib.ExitStack() as stack:
         for path in sorted(group.glob("*.db")):
-            if path == own_path:
+            # What one that is being deleted refers to is not held by it any more: else it and we
+            # would each leave a chunk to the other.
+            if path == own_path or is_gone(path):
                 continue
             try:
                 connection = stack.enter_context(contextlib.closing(sqlite_schema.connect(path)))

@@ -215,7 +215,7 @@ class SqliteVolume(Volume):
                 self._collected_to = b""
             if self._collected_to is None and not self._tables.strays:
                 return False
-            strays = len(self._tables.strays)
+            before = self._collected_to, len(self._tables.strays)
             with afs_errors():
                 self._collected_to = collect_garbage(
                     self._writer,
@@ -226,7 +226,8 @@ class SqliteVolume(Volume):
                     wait=False,
                     before_writing=self._unseal,
                 )
-            return self._collected_to is not None or 0 < len(self._tables.strays) < strays
+            after = self._collected_to, len(self._tables.strays)
+            return after not in (before, (None, 0))
 
     def close(self) -> None:
         with self._write_lock:

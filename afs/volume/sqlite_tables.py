@@ -148,6 +148,14 @@ def read_chunk_refs(
             yield position, ChunkRef(digest, size)
 
 
+def check_each(connection: sqlite3.Connection, table: str) -> None:
+    """EIO unless the checksum of every row of a table fits."""
+    with _select(connection, f"SELECT * FROM {table}", ()) as rows:  # noqa: S608 the name is ours
+        for row in rows:
+            if checksum(table, *row[:-1]) != row[-1]:
+                raise damaged(table, f"the row of {row[:2]}")
+
+
 def is_referenced(connection: sqlite3.Connection, digest: bytes, *, garbage_counts: bool) -> bool:
     """Whether a chunk is some file's, or (`garbage_counts`) awaits this volume's own collection."""
     query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = ?)"

@@ -10,15 +10,71 @@ from pathlib import Path
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
+from afs.limits import CHUNK_BYTES, INLINE_MAX_BYTES
 from afs.types import Vnode, VnodeType
 from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState, used_kib
-from afs.volume.file_data import is_inline, positions
+from afs.volume.file_data import ALL_POSITIONS, is_inline
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_schema import damaged
 
 _HEADER_BYTES: Final = 100
+
+# What must find nothing in a sound volume: the table to blame, what is wrong, and the query.
+_MISFITS: Final = (
+    (
+        "vnodes",
+        "the root directory",
+        "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM vnodes WHERE vnode = 1 AND uniquifier = 1"
+        " AND type = 2 AND parent_vnode = 1 AND parent_uniquifier = 1)",
+    ),
+    (
+        "entries",
+        "directory {}, name {!r} leads nowhere",
+        "SELECT e.directory, e.name FROM entries e"
+        " LEFT JOIN vnodes v ON v.vnode = e.vnode LEFT JOIN vnodes d ON d.vnode = e.directory"
+        " WHERE v.uniquifier IS NOT e.uniquifier OR v.type IS NOT e.type OR d.type IS NOT 2"
+        " OR v.parent_vnode IS NOT d.vnode OR v.parent_uniquifier IS NOT d.uniquifier LIMIT 1",
+    ),
+    (
+        "entries",
+        "directory {} has {} entries: expected {}",
+        "SELECT d.vnode, coalesce(e.entries, 0), d.length FROM vnodes d LEFT JOIN"
+        " (SELECT directory, count(*) AS entries, sum(type = 2) AS subdirectories FROM entries"
+        " GROUP BY directory) e ON e.directory = d.vnode"
+        " WHERE d.type = 2 AND (d.length <> coalesce(e.entries, 0)"
+        " OR d.link_count <> 2 + coalesce(e.subdirectories, 0)) LIMIT 1",
+    ),
+    (
+        "vnodes",
+        "vnode {} has {} names: expected {}",
+        "SELECT v.vnode, coalesce(e.names, 0), iif(v.type <> 2, v.link_count, v.vnode <> 1)"
+        " FROM vnodes v LEFT JOIN (SELECT vnode, count(*) AS names FROM entries GROUP BY vnode) e"
+        " ON e.vnode = v.vnode"
+        " WHERE coalesce(e.names, 0) <> iif(v.type <> 2, v.link_count, v.vnode <> 1) LIMIT 1",
+    ),
+    (
+        # Every directory has one name: what is not under the root then hangs in a loop (N4).
+        "vnodes",
+        "directory {} does not lie under the root",
+        "WITH RECURSIVE under(vnode) AS (SELECT 1 UNION SELECT e.vnode FROM under u"
+        " JOIN entries e ON e.directory = u.vnode WHERE e.type = 2)"
+        " SELECT vnode FROM vnodes WHERE type = 2 AND vnode NOT IN under LIMIT 1",
+    ),
+    (
+        "inline_data",
+        "vnode {} is no inline file and no link",
+        "SELECT i.vnode FROM inline_data i LEFT JOIN vnodes v ON v.vnode = i.vnode"
+        " WHERE v.type IS NULL OR v.type = 2 OR v.type = 1 AND v.length > :inline_max LIMIT 1",
+    ),
+    (
+        "chunks",
+        "vnode {} is no file of chunks",
+        "SELECT c.vnode FROM chunks c LEFT JOIN vnodes v ON v.vnode = c.vnode"
+        " WHERE v.type IS NOT 1 OR v.length <= :inline_max LIMIT 1",
+    ),
+)
 
 
 def check_header(path: Path) -> None:
@@ -63,30 +119,25 @@ def check_rows(path: Path) -> None:
 
 
 def check_tree(connection: sqlite3.Connection, state: VolumeState) -> None:
-    """EIO unless the rows of a database fit together.
+    """EIO unless every row is whole and all fit together: names, links, data, counters.
 
-    Counts, names, data, the counters in the header.
+    Needs little memory however large the volume is: rows are looked at one by one, and how they fit
+    together is asked in SQL.
     """
     volume_id = state.header.volume_id
-    vnodes: dict[int, Vnode] = {}
+    vnodes = used = 0
     for vnode in rows.read_vnodes(connection, volume_id):
-        vnodes[vnode.fid.vnode] = vnode
-        _check_data(connection, vnode)
-        if vnode.fid.vnode >= state.next_vnode or vnode.fid.uniquifier >= state.next_uniquifier:
-            raise damaged("header", f"vnode {vnode.fid} is beyond its counters")
-        if vnode.data_version > state.max_data_version:
-            raise damaged("header", f"vnode {vnode.fid} is beyond its DataVersion")
-    root = vnodes.get(1)
-    if root is None or (root.fid.uniquifier, root.type, root.parent) != (
-        1,
-        VnodeType.DIRECTORY,
-        root.fid,
-    ):
-        raise damaged("vnodes", "the root directory")
-    _check_names(connection, vnodes, volume_id)
-    used = sum(used_kib(vnode) for vnode in vnodes.values())
-    if (used, len(vnodes)) != (state.header.used_kib, state.header.file_count):
-        raise damaged("header", f"it counts {state.header.file_count} vnodes: found {len(vnodes)}")
+        vnodes += 1
+        used += used_kib(vnode)
+        _check_vnode(connection, vnode, state)
+    for table in ("entries", "inline_data", "chunks"):
+        rows.check_each(connection, table)
+    if (used, vnodes) != (state.header.used_kib, state.header.file_count):
+        raise damaged("header", f"it counts {state.header.file_count} vnodes: found {vnodes}")
+    for table, what, query in _MISFITS:
+        misfit = connection.execute(query, {"inline_max": INLINE_MAX_BYTES}).fetchone()
+        if misfit is not None:
+            raise damaged(table, what.format(*misfit))
 
 
 def _check(connection: sqlite3.Connection) -> None:
@@ -98,74 +149,24 @@ def _check(connection: sqlite3.Connection) -> None:
     check_tree(connection, rows.read_state(connection))
 
 
-def _check_data(connection: sqlite3.Connection, vnode: Vnode) -> None:
+def _check_vnode(connection: sqlite3.Connection, vnode: Vnode, state: VolumeState) -> None:
+    """EIO unless the vnode has the data its type and length ask for, and fits the counters."""
     number = vnode.fid.vnode
+    if number >= state.next_vnode or vnode.fid.uniquifier >= state.next_uniquifier:
+        raise damaged("header", f"vnode {vnode.fid} is beyond its counters")
+    if vnode.data_version > state.max_data_version:
+        raise damaged("header", f"vnode {vnode.fid} is beyond its DataVersion")
+    if (number % 2 == 1) != (vnode.type is VnodeType.DIRECTORY):
+        raise damaged("vnodes", f"vnode {vnode.fid} is a {vnode.type.name.lower()}")
     if vnode.type is VnodeType.DIRECTORY:
         return
     if vnode.type is VnodeType.SYMLINK or is_inline(vnode.length):
         if len(rows.read_inline(connection, number)) != vnode.length:
             raise damaged("inline_data", f"vnode {number} has not {vnode.length} bytes")
         return
-    end = positions(vnode.length)
-    for position, _ in rows.read_chunk_refs(connection, number, 0, 2**62):
-        if position >= end:
-            raise damaged("chunks", f"vnode {number}, position {position} lies beyond its end")
-
-
-def _check_names(connection: sqlite3.Connection, vnodes: dict[int, Vnode], volume_id: int) -> None:
-    """EIO unless every entry leads to its vnode, and every vnode has as many names as it says."""
-    names: dict[int, int] = {}
-    for vnode in vnodes.values():
-        if vnode.type is not VnodeType.DIRECTORY:
-            continue
-        subdirectories = 0
-        entries = rows.read_entries(connection, volume_id, vnode.fid.vnode, "", -1)
-        for entry in entries:
-            target = vnodes.get(entry.fid.vnode)
-            if target is None or (target.fid, target.type, target.parent) != (
-                entry.fid,
-                entry.type,
-                vnode.fid,
-            ):
-                raise damaged(
-                    "entries", f"directory {vnode.fid}, name {entry.name!r} leads nowhere"
-                )
-            names[entry.fid.vnode] = names.get(entry.fid.vnode, 0) + 1
-            subdirectories += entry.type is VnodeType.DIRECTORY
-        if (len(entries), 2 + subdirectories) != (vnode.length, vnode.link_count):
-            raise damaged(
-                "entries",
-                f"directory {vnode.fid} has {len(entries)} entries: expected {vnode.length}",
-            )
-    for number, vnode in vnodes.items():
-        expected = vnode.link_count
-        if vnode.type is VnodeType.DIRECTORY:
-            expected = 0 if number == 1 else 1
-        if names.get(number, 0) != expected:
-            raise damaged(
-                "vnodes", f"vnode {vnode.fid} has {names.get(number, 0)} names: expected {expected}"
-            )
-    total = connection.execute("SELECT count(*) FROM entries").fetchone()[0]
-    if total != sum(names.values()):
-        raise damaged("entries", "there are names in no directory")
-    _check_reachable(vnodes)
-
-
-def _check_reachable(vnodes: dict[int, Vnode]) -> None:
-    """EIO unless every directory leads up to the root (N4): no loops, no islands."""
-    good = {1}
-    for number, vnode in vnodes.items():
-        if vnode.type is not VnodeType.DIRECTORY:
-            continue
-        way: list[int] = []
-        seen: set[int] = set()
-        while number not in good:
-            if number in seen or number not in vnodes:
-                raise damaged("vnodes", f"directory {vnode.fid} does not lie under the root")
-            seen.add(number)
-            way.append(number)
-            number = vnodes[number].parent.vnode
-        good.update(way)
+    for position, ref in rows.read_chunk_refs(connection, number, 0, ALL_POSITIONS):
+        if position * CHUNK_BYTES + ref.size > vnode.length:
+            raise damaged("chunks", f"vnode {number}, position {position} reaches beyond its end")
 
 
 def _damaged(path: Path, detail: str) -> AfsError:

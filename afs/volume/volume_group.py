@@ -22,7 +22,7 @@ from afs.errors import AfsCode, AfsError
 from afs.runtime.files import fsync_dir
 from afs.volume import sqlite_schema
 from afs.volume.chunk_store import ChunkStore
-from afs.volume.collection import collect_garbage, remove_unreferenced
+from afs.volume.collection import collect_garbage, is_gone, remove_unreferenced
 from afs.volume.flock import FileLock
 from afs.volume.seal import put_seal, seal_path
 from afs.volume.sqlite_errors import afs_errors, sqlite_error
@@ -108,7 +108,7 @@ class VolumeGroup:
 
     def discard(self, path: Path) -> None:
         """Removes a database, and those chunks that nothing else refers to."""
-        if ".gone-" not in path.name:
+        if not is_gone(path):
             gone = path.with_name(f"{path.stem.partition('.')[0]}.gone-{secrets.token_hex(8)}.db")
             _settle_if_possible(path)
             seal_path(path).unlink(missing_ok=True)
@@ -149,9 +149,11 @@ class VolumeGroup:
 
     def _collect_all(self, path: Path) -> None:
         with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
-            after: bytes | None = b""
-            while after is not None:
-                after = collect_garbage(connection, path, self.chunks, after, set(), wait=True)
+            begin: bytes | None = b""
+            while begin is not None:
+                after = collect_garbage(connection, path, self.chunks, begin, set(), wait=True)
+                # A damaged neighbour: the garbage stays noted.
+                begin = None if after == begin else after
 
     def _remove_strays(self) -> None:
         """Removes every chunk that no database refers to."""
