@@ -38,6 +38,10 @@ PROMISE_GRACE_S: Final = 180
 # Promises in all; beyond it space is made fairly. At about 150 bytes each this bounds the table to
 # some 300 MiB.
 MAX_PROMISES: Final = 2_000_000
+# Promises of one host: a client that caches this many files is large, one that wants more is at fault.
+MAX_PROMISES_PER_HOST: Final = 1_000_000
+# Promises broken at a time to make space: one message to the host that holds most.
+EVICTION_BATCH_PROMISES: Final = 1000
 # Hosts in all; a host costs a channel (some 40 KiB) as well as its entry.
 MAX_HOSTS: Final = 20_000
 # Calls of one host that may wait for its own breaks at a time; more are refused, so one silent host

@@ -45,6 +45,7 @@ from math import ceil
 from typing import Final, assert_never
 
 from afs.limits import (
+    EVICTION_BATCH_PROMISES,
     MAX_WAITING_CALLS_PER_HOST,
     PROMISE_GRACE_S,
     PROMISE_SWEEP_S,
@@ -63,7 +64,7 @@ from afsd.core.deliveries import (
     Wait,
     WaitOver,
 )
-from afsd.core.hosts import CallBack, Host
+from afsd.core.hosts import CallBack, Host, Session
 from afsd.core.instructions import (
     CloseChannel,
     DownCause,
@@ -145,15 +146,13 @@ class CallBackMachine:
             read_only: the volume is read-only: one promise covers all of it.
 
         Returns:
-            The promise, or None if the host cannot be called back or the table is full; and the
-            instructions.
+            The promise, or None if the host cannot be called back; and the instructions.
         """
         host = self.hosts.get(uuid)
         if host is None or not host.is_up:
             return None, []
-        if self.table.size >= self.settings.max_promises:
-            self.counters["promises_refused"] += 1
-            return None, []
+        if not self._make_space(host, now):
+            return None, self._take_out()
         if read_only:
             fid = whole_volume_fid(fid.volume)
         lifetime = promise_lifetime_s(self.table.holder_count(fid), bulk=bulk, read_only=read_only)
@@ -161,6 +160,27 @@ class CallBackMachine:
         self.counters["promises_given"] += 1
         self.deliveries.observe("promise.given", host, (fid,), self._sequence)
         return Promise(lifetime, self._sequence, read_only), self._take_out()
+
+    def _make_space(self, host: Host, now: float) -> bool:
+        """Before a promise to this host: breaks some others if there are too many.
+
+        A host beyond its quota pays with its own; when the table is full, the host that holds most
+        pays, whoever asks. The promises given longest ago go first. All of it is counted. False if
+        the host that asks was taken down by having to pay.
+        """
+        if host.session.promises >= self.settings.max_promises_per_host:
+            self._evict(host.session, now)
+        if self.table.size >= self.settings.max_promises:
+            sessions = (each.session for each in self.hosts.values())
+            self._evict(max(sessions, key=lambda session: session.promises), now)
+        return host.is_up
+
+    def _evict(self, session: Session, now: float) -> None:
+        fids = self.table.take_oldest(session, EVICTION_BATCH_PROMISES)
+        self.counters["evictions"] += 1
+        self.counters["promises_evicted"] += len(fids)
+        reason = BreakReason.TABLE_FULL
+        self.deliveries.send_break(session.host, fids, reason, self._advance(), now, None)
 
     def give_up(self, uuid: str, fids: Iterable[Fid]) -> int:
         """The host returns promises: they end silently. How many it had."""

@@ -21,6 +21,7 @@ Invariant I1 (the books balance) is checked by `check`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from afs.types import Fid
@@ -190,6 +191,18 @@ class PromiseTable:
         if not volume.segments:
             del self.volumes[volume.volume]
         return removed
+
+    def take_oldest(self, session: Session, limit: int) -> tuple[Fid, ...]:
+        """Removes up to `limit` promises of a session, from the volume where it holds most.
+
+        Roughly those given longest ago: segments keep the order in which they came to be.
+        """
+        volume = max(session.volumes, key=lambda each: each.sessions[session])
+        mine = (fid for fid, callback in volume.entries() if callback.session is session)
+        fids = tuple(islice(mine, limit))
+        for fid in fids:
+            self._remove(volume, file_key(fid), session)
+        return fids
 
     def detach(self, volume_id: int) -> VolumePromises | None:
         """Takes all promises on a volume out of the table; None if nobody holds any.

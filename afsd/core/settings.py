@@ -10,6 +10,7 @@ from afs.limits import (
     CLOCK_RATE_ERROR_PPM,
     MAX_HOSTS,
     MAX_PROMISES,
+    MAX_PROMISES_PER_HOST,
 )
 
 
@@ -24,6 +25,7 @@ class CallBackSettings:
     break_deadline_s: float = BREAK_DEADLINE_S
     channel_lease_s: float = CHANNEL_LEASE_S
     max_promises: int = MAX_PROMISES
+    max_promises_per_host: int = MAX_PROMISES_PER_HOST
     max_hosts: int = MAX_HOSTS
     strict: bool = False
 

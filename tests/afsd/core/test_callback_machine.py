@@ -128,13 +128,41 @@ class TestPromises:
         rig.work_off()
         assert len(rig.breaks("a")) == 1
 
-    def test_full_table_gives_no_promise(self) -> None:
-        """Beyond the bound a promise is refused and counted, nothing is lost."""
-        rig = Rig(CallBackSettings(max_promises=1))
-        rig.up("a")
-        rig.promise("a", fid(4))
-        assert refused(rig, "a")
-        assert rig.machine.counters["promises_refused"] == 1
+    def test_full_table_takes_from_the_host_that_holds_most(self) -> None:
+        """Space is made fairly: the largest holder pays, oldest first, told why and counted."""
+        rig = Rig(CallBackSettings(max_promises=10))
+        rig.up("greedy", "modest")
+        rig.promise("modest", fid(1))
+        rig.promise("greedy", *(fid(v, 8) for v in range(1, 3)), *(fid(v) for v in range(1, 8)))
+        (given,) = rig.promise("modest", fid(2))
+        (message,) = rig.breaks("greedy")
+        assert message.reason is BreakReason.TABLE_FULL
+        assert message.targets == tuple(fid(v) for v in range(1, 8))
+        assert message.through < given.sequence
+        assert not rig.inbox["modest"]
+        assert rig.machine.counters["promises_evicted"] == 7
+        assert rig.machine.table.size == 4
+
+    def test_a_host_beyond_its_quota_pays_itself(self) -> None:
+        """One client cannot fill the table: past its quota it loses its own oldest promises."""
+        rig = Rig(CallBackSettings(max_promises_per_host=3))
+        rig.up("greedy", "modest")
+        rig.promise("modest", fid(1))
+        rig.promise("greedy", *(fid(v) for v in range(1, 5)))
+        assert rig.machine.hosts["greedy"].session.promises == 1
+        assert rig.machine.counters["evictions"] == 1
+        assert not rig.inbox["modest"]
+
+    def test_making_space_can_take_the_caller_down(self) -> None:
+        """A caller that cannot be told of one more break is down, and gets no promise."""
+        rig = Rig(CallBackSettings(max_promises_per_host=MAX_BREAKS_OUTSTANDING_PER_HOST + 2))
+        rig.up("slow")
+        rig.promise("slow", *(fid(v) for v in range(1, MAX_BREAKS_OUTSTANDING_PER_HOST + 3)))
+        for vnode in range(1, MAX_BREAKS_OUTSTANDING_PER_HOST + 1):
+            rig.machine.break_callbacks([(fid(vnode), BreakReason.REMOVED)], None, -vnode, rig.now)
+        rig.promise("slow", *(fid(v, 8) for v in range(1, MAX_BREAKS_OUTSTANDING_PER_HOST + 1)))
+        assert refused(rig, "slow")
+        assert rig.flags("slow") == {"VENUSDOWN"}
 
     def test_too_many_hosts(self) -> None:
         """Beyond the bound a host is refused and counted."""
