@@ -8,7 +8,7 @@ from afs.runtime.interceptors import Context
 from afs.v1 import file_server_pb2 as pb
 from afs.v1 import types_pb2
 from afs.volume.volume import SetVolumeFields
-from afsd.core.volume_state import VolumeState
+from afsd.core.volume_rules import VolumeState
 from afsd.file_server_base import FileServerBase
 from afsd.volume_table import VolumeEntry
 

@@ -22,7 +22,8 @@ from afs.types import VolumeHeader
 from afs.v1 import fssync_pb2, fssync_pb2_grpc, types_pb2
 from afs.wire import fid_from_wire, status_to_wire
 from afsd.callbacks import CallBacks
-from afsd.core.volume_state import Decision, FsyncCommand, FsyncReason, FsyncResponse
+from afsd.core.volume_rules import FsyncCommand, FsyncReason, FsyncResponse
+from afsd.core.volume_state import Decision
 from afsd.fssync_lane import FssyncLane
 from afsd.volume_table import VolumeEntry, VolumeTable
 

@@ -32,15 +32,8 @@ from afs.volume.partition import Partition, PartitionUsage
 from afs.volume.volume import Volume
 from afsd.attached_volume import AttachedVolume
 from afsd.core import volume_state
-from afsd.core.volume_state import (
-    ChangeMark,
-    Decision,
-    FsyncCommand,
-    FsyncReason,
-    Step,
-    VolumeRecord,
-    VolumeState,
-)
+from afsd.core.volume_rules import PASSING_COMMANDS, FsyncCommand, FsyncReason, Step, VolumeState
+from afsd.core.volume_state import ChangeMark, Decision, VolumeRecord
 
 _log = structlog.get_logger(__name__)
 
@@ -180,7 +173,7 @@ class VolumeTable:
             program: who asks.
             partition: where the volume is expected; empty where any is right.
         """
-        if command in volume_state.PASSING_COMMANDS:
+        if command in PASSING_COMMANDS:
             return self._pass(volume_id, command, reason, program, partition)
         lock = self._locks.setdefault(volume_id, asyncio.Lock())
         async with lock:

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from afs.errors import AfsCode, AfsError
-from afsd.core.volume_state import (
-    Decision,
-    FsyncCommand,
-    FsyncReason,
-    FsyncResponse,
-    VolumeState,
-)
+from afsd.core.volume_rules import FsyncCommand, FsyncReason, FsyncResponse, VolumeState
+from afsd.core.volume_state import Decision
 from tests.afsd.gated import VOLUME, Rig, rig
 from tests.afsd.running import refused
 from tests.conftest import LogEvents

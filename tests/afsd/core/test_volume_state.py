@@ -12,19 +12,21 @@ from hypothesis import strategies as st
 from afs.errors import AfsCode
 from afs.types import BreakReason
 from afs.v1 import fssync_pb2
-from afsd.core.volume_state import (
+from afsd.core.volume_rules import (
     PASSING_COMMANDS,
     REPAIR_REASONS,
     RULES,
-    ChangeMark,
-    Decision,
     FsyncCommand,
     FsyncReason,
     FsyncResponse,
     Standing,
     Step,
-    VolumeRecord,
     VolumeState,
+)
+from afsd.core.volume_state import (
+    ChangeMark,
+    Decision,
+    VolumeRecord,
     attach_failed,
     attached,
     decide,
