@@ -23,6 +23,8 @@ from afs.wire import entry_from_wire, status_from_wire
 
 # Counters of a dump stay far below what SQLite's 64 bits hold, so that they can go on growing.
 _MAX_COUNTER: Final = 2**62
+# Rows written in one go; a frame adds some thousands at most, or 16 KiB of inline data.
+_ROWS_GATHERED: Final = 500
 
 
 def check_header_message(message: dump_pb2.DumpHeader) -> None:
@@ -49,6 +51,7 @@ class VnodeTaker:
         # Hash to length of every chunk that came, and the hashes that no vnode has used yet.
         self._chunks: dict[bytes, int] = {}
         self._unused: set[bytes] = set()
+        self._rows = rows.NewRows()
         self._last: Vnode | None = None
         self._last_position = -1
         self._last_entries = 0
@@ -79,6 +82,8 @@ class VnodeTaker:
 
     def take_vnode(self, message: dump_pb2.DumpVnode, *, goes_on: bool) -> None:
         """Takes a vnode, or more of the last one."""
+        if len(self._rows) >= _ROWS_GATHERED:
+            self._write()
         if goes_on:
             if (
                 self._last is None
@@ -96,16 +101,18 @@ class VnodeTaker:
             self._last_entries += len(message.entries)
             if self._last_entries > vnode.length:
                 raise bad_dump(f"directory {vnode.fid} has more entries than it says")
-            named = [(vnode.fid.vnode, self._entry(entry)) for entry in message.entries]
-            rows.add_contents(self._connection, entries=named)
+            self._rows.entries += [
+                (vnode.fid.vnode, self._entry(entry)) for entry in message.entries
+            ]
         if message.chunks:
             if vnode.type is not VnodeType.FILE or is_inline(vnode.length):
                 raise bad_dump(f"vnode {vnode.fid} has chunks and cannot")
             refs = self._refs(vnode, message.chunks)
-            rows.add_contents(self._connection, chunks=[(vnode.fid.vnode, *ref) for ref in refs])
+            self._rows.chunks += [(vnode.fid.vnode, *ref) for ref in refs]
 
     def end(self) -> None:
         """After the last vnode: syncs the chunks."""
+        self._write()
         if self._unused:
             raise bad_dump(f"{len(self._unused)} chunks that no file has")
         self._staging.make_durable()
@@ -122,6 +129,10 @@ class VnodeTaker:
         """Drops what is staged; returns the chunks that have a place, and perhaps no reference."""
         return self._staging.forget()
 
+    def _write(self) -> None:
+        rows.add_contents(self._connection, self._rows)
+        self._rows = rows.NewRows()
+
     def _begin_vnode(self, message: dump_pb2.DumpVnode) -> None:
         vnode = self._vnode(message.status)
         if self._last is not None and vnode.fid.vnode <= self._last.fid.vnode:
@@ -132,7 +143,7 @@ class VnodeTaker:
         self.vnode_count += 1
         self.used_kib += used_kib(vnode)
         self.max_data_version = max(self.max_data_version, vnode.data_version)
-        rows.add_contents(self._connection, vnodes=[vnode])
+        self._rows.vnodes.append(vnode)
         data = message.inline_data
         if vnode.type is VnodeType.SYMLINK:
             if data:
@@ -149,7 +160,7 @@ class VnodeTaker:
             return
         if len(data) != vnode.length:
             raise bad_dump(f"vnode {vnode.fid} has {len(data)} bytes: expected {vnode.length}")
-        rows.add_contents(self._connection, inline=[(vnode.fid.vnode, data)])
+        self._rows.inline.append((vnode.fid.vnode, data))
 
     def _vnode(self, message: types_pb2.FileStatus) -> Vnode:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from afs.limits import CHUNK_BYTES
@@ -254,37 +255,38 @@ def write_edit(connection: sqlite3.Connection, number: int, edit: FileEdit) -> N
     )
 
 
-def add_contents(
-    connection: sqlite3.Connection,
-    *,
-    vnodes: Iterable[Vnode] = (),
-    entries: Iterable[tuple[int, DirectoryEntry]] = (),
-    inline: Iterable[tuple[int, bytes]] = (),
-    chunks: Iterable[tuple[int, int, ChunkRef]] = (),
-) -> None:
-    """Inserts rows that must not be there yet (sqlite3.IntegrityError), into a new volume.
+@dataclass(slots=True)
+class NewRows:
+    """Rows for a volume that is being made.
 
-    Args:
-        connection: a transaction open.
-        vnodes: the vnodes.
-        entries: (vnode number of the directory, entry).
-        inline: (vnode number, bytes or target).
-        chunks: (vnode number, position, chunk).
+    `entries` are (vnode number of the directory, entry), `inline` (vnode number, bytes or target),
+    `chunks` (vnode number, position, chunk).
     """
+
+    vnodes: list[Vnode] = field(default_factory=list)
+    entries: list[tuple[int, DirectoryEntry]] = field(default_factory=list)
+    inline: list[tuple[int, bytes]] = field(default_factory=list)
+    chunks: list[tuple[int, int, ChunkRef]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.vnodes) + len(self.entries) + len(self.inline) + len(self.chunks)
+
+
+def add_contents(connection: sqlite3.Connection, new: NewRows) -> None:
+    """Inserts rows, a transaction open; sqlite3.IntegrityError if one is there already."""
     connection.executemany(
         "INSERT INTO vnodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        map(_vnode_row, vnodes),
+        map(_vnode_row, new.vnodes),
     )
     connection.executemany(
-        "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", map(_entry_row, entries)
+        "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", map(_entry_row, new.entries)
     )
     connection.executemany(
         "INSERT INTO inline_data VALUES (?, ?, ?)",
-        ((number, data, checksum("inline_data", number, data)) for number, data in inline),
+        ((number, data, checksum("inline_data", number, data)) for number, data in new.inline),
     )
     connection.executemany(
-        "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
-        (_chunk_row(number, position, ref) for number, position, ref in chunks),
+        "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (_chunk_row(*row) for row in new.chunks)
     )
 
 
