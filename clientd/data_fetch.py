@@ -14,10 +14,10 @@ from afs.limits import DATA_PIECE_BYTES, MAX_FILE_BYTES
 from afs.types import Fid, Vnode
 from afs.v1 import file_server_pb2 as pb
 from afs.wire import fid_to_wire
+from clientd.core.piece import PieceKey, piece_count, piece_length
 from clientd.disk_cache import DiskCache
 from clientd.fileserver_client import FileServerClient
 from clientd.journal import Journal
-from clientd.piece import PieceKey, piece_count, piece_length
 from clientd.retry import PASSING
 from clientd.statuses import callback_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from afs.types import Fid
-from clientd.piece import PieceKey, StoredPiece
+from clientd.core.piece import PieceKey, StoredPiece
 
 SCHEMA_VERSION: Final = 1
 
@@ -92,6 +92,11 @@ class DiskIndex:
                     for key, piece, used in puts
                 ),
             )
+
+    def last_use(self) -> int:
+        """The highest place in the order of use."""
+        (used,) = self._db.execute("SELECT coalesce(max(used), 0) FROM piece").fetchone()
+        return int(used)
 
     def incarnations(self) -> dict[int, str]:
         """Which incarnation of each volume the pieces are of."""

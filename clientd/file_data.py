@@ -23,11 +23,11 @@ from typing import Final
 
 from afs.limits import DATA_PIECE_BYTES, MAX_FILE_BYTES
 from afs.types import Fid, Vnode
+from clientd.core.piece import PieceKey, piece_count
 from clientd.data_fetch import DataFetch
 from clientd.disk_cache import DiskCache
 from clientd.fileserver_client import FileServerClient
 from clientd.journal import Journal
-from clientd.piece import PieceKey, piece_count
 from clientd.statuses import Known, Source, Statuses
 
 # A reader joins a fetch that will be where it wants within so many pieces.

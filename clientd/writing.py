@@ -27,12 +27,12 @@ from afs.v1 import file_server_pb2 as pb
 from afs.wire import check_length, fid_to_wire, set_status_from_wire, set_status_to_wire
 from clientd.changes import Changes
 from clientd.core.cache import VnodeCache
+from clientd.core.piece import PieceKey
 from clientd.disk_cache import DiskCache
 from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError, FileServerClient
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.path_walk import Absent, CellRoot, PathWalk, Place
-from clientd.piece import PieceKey
 from clientd.spool import Spool
 from clientd.statuses import Statuses, callback_of
 

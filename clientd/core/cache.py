@@ -29,13 +29,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from afs.types import BreakReason, DirectoryEntry, Fid, Vnode, whole_volume_fid
+from afs.types import BreakReason, DirectoryEntry, Fid, Vnode
 from clientd.core import validation
-from clientd.core.channel import ChannelState, Instruction
+from clientd.core.channel import Instruction
 from clientd.core.entry import CacheEntry, EarlyChange
+from clientd.core.known_server import KnownServer
 from clientd.core.listing import Edit, Listing
 from clientd.core.marks import BreakMarks
-from clientd.core.promise import Promise, PromiseOffer, Ticket
+from clientd.core.promise import PromiseOffer, Ticket
 from clientd.core.validation import Verdict
 
 # About 1 KiB each: bounds the memory of statuses to some 200 MiB.
@@ -45,20 +46,6 @@ MAX_CACHED_NAMES: Final = 500_000
 # Outcomes of our own that may wait for an earlier one in one directory, before it is asked for anew
 # instead.
 MAX_EARLY_CHANGES: Final = 1000
-
-
-class KnownServer:
-    """One fileserver: its callback channel, its breaks' reach, and the promises that stand."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.channel = ChannelState()
-        self.marks = BreakMarks()
-        self.promised: dict[int, dict[Fid, CacheEntry]] = {}
-
-    def promise_count(self) -> int:
-        """Promises held, expired ones included."""
-        return sum(len(volume) for volume in self.promised.values())
 
 
 class VnodeCache:
@@ -139,12 +126,7 @@ class VnodeCache:
 
     def promise_count(self, now: float) -> int:
         """Promises that stand at this moment, whether or not the lease runs."""
-        return sum(
-            validation.holds(entry.promise, server.channel, now)
-            for server in self._servers.values()
-            for volume in server.promised.values()
-            for entry in volume.values()
-        )
+        return sum(server.standing(now) for server in self._servers.values())
 
     # --- replies ---
 
@@ -287,7 +269,7 @@ class VnodeCache:
     ) -> list[Instruction]:
         """InitCallBackState: ends every promise of this fileserver; then says what to send."""
         server = self.server(address)
-        self._end_all(server)
+        server.end_all()
         server.marks.clear()
         return server.channel.on_init(sequence, epoch, lease_s, now)
 
@@ -299,28 +281,15 @@ class VnodeCache:
         Returns:
             How many promises ended. To be acknowledged after this, never before.
         """
-        server = self.server(address)
-        ended = 0
-        for target in targets:
-            covered: list[CacheEntry]
-            promised = server.promised.get(target.volume, {})
-            if target.is_whole_volume:
-                server.marks.note(whole_volume_fid(target.volume), through)
-                covered = list(promised.values())
-            else:
-                server.marks.note(target, through)
-                covered = [promised[target]] if target in promised else []
-            for entry in covered:
-                if entry.promise is not None and validation.breaks(entry.promise, address, through):
-                    self._end_promise(entry)
-                    entry.broken_for = reason
-                    ended += 1
-        return ended
+        ended = self.server(address).take_break(targets, through)
+        for entry in ended:
+            entry.broken_for = reason
+        return len(ended)
 
     def on_lost(self, address: str) -> None:
         """The channel is gone, and every promise with it."""
         server = self.server(address)
-        self._end_all(server)
+        server.end_all()
         server.channel.on_closed()
 
     def flush_volume(self, volume: int) -> int:
@@ -371,7 +340,7 @@ class VnodeCache:
         self._end_promise(entry)
         entry.status = vnode
         entry.broken_for = None
-        self._give_promise(entry, validation.accept(ticket, offer))
+        self._servers[ticket.server].give(entry, validation.accept(ticket, offer))
         return verdict
 
     def _is_distrusted(self, entry: CacheEntry, now: float) -> bool:
@@ -386,9 +355,7 @@ class VnodeCache:
 
     def _holds(self, entry: CacheEntry, now: float) -> bool:
         promise = entry.promise
-        return promise is not None and validation.holds(
-            promise, self._servers[promise.server].channel, now
-        )
+        return promise is not None and self._servers[promise.server].holds(entry, now)
 
     def _covers(self, entry: CacheEntry, vnode: Vnode, now: float) -> bool:
         """True if the entry's status is later than this one, and stands."""
@@ -426,27 +393,9 @@ class VnodeCache:
             self._entries.move_to_end(vnode.fid)
         return entry
 
-    def _give_promise(self, entry: CacheEntry, promise: Promise) -> None:
-        entry.promise = promise
-        promised = self._servers[promise.server].promised
-        promised.setdefault(entry.fid.volume, {})[entry.fid] = entry
-
     def _end_promise(self, entry: CacheEntry) -> None:
-        """Ends the entry's promise, if it has one, and whatever rested on it."""
-        entry.early.clear()
-        promise, entry.promise = entry.promise, None
-        if promise is None:
-            return
-        promised = self._servers[promise.server].promised
-        volume = promised[entry.fid.volume]
-        del volume[entry.fid]
-        if not volume:
-            del promised[entry.fid.volume]
-
-    def _end_all(self, server: KnownServer) -> None:
-        for volume in list(server.promised.values()):
-            for entry in list(volume.values()):
-                self._end_promise(entry)
+        if entry.promise is not None:
+            self._servers[entry.promise.server].end(entry)
 
     def _drop(self, fid: Fid) -> None:
         entry = self._entries.pop(fid, None)

@@ -94,8 +94,3 @@ def holds(promise: Promise | None, channel: ChannelState, now: float) -> bool:
 def is_trusted(promise: Promise | None, channel: ChannelState, now: float) -> bool:
     """True while the promise may be relied on: it holds, and the lease runs (I8)."""
     return holds(promise, channel, now) and channel.trusts(now)
-
-
-def breaks(promise: Promise, server: str, through: int) -> bool:
-    """True if a break of `server` that reaches `through` ends the promise."""
-    return promise.server == server and promise.sequence <= through

@@ -15,10 +15,10 @@ import pytest
 from afs.errors import AfsCode, AfsError
 from afs.limits import MIB
 from afs.types import Fid
-from clientd import disk_cache
+from clientd.core.piece import PieceKey
 from clientd.disk_cache import DiskCache
+from clientd.disk_files import DiskFiles
 from clientd.journal import Journal
-from clientd.piece import PieceKey
 from tests.fakes import FakeClock
 
 
@@ -170,7 +170,7 @@ async def test_disk_that_takes_nothing_is_left_alone_for_a_while(
         await one.cache.put(key(2), b"data")
         used = one.cache.used_bytes
         with monkeypatch.context() as patch:
-            patch.setattr(disk_cache, "_replace_file", no_space)
+            patch.setattr(DiskFiles, "write", no_space)
             assert not await one.cache.put(key(4), b"more")
             assert not await one.cache.put(key(6), b"more")
         assert one.journal.counters()["cache_write_failures"] == 1

@@ -12,8 +12,8 @@ import pytest
 from afs.errors import AfsCode, AfsError
 from afs.limits import MIB
 from afs.v1 import cache_manager_pb2 as pb
-from clientd import disk_cache
 from clientd.data_fetch import RUN_AHEAD_PIECES
+from clientd.disk_files import DiskFiles
 from tests.clientd.fake_fileserver import FakeFileServer
 from tests.clientd.local_program import CACHE, LocalProgram
 from tests.clientd.test_disk_cache import no_space
@@ -72,7 +72,7 @@ async def test_full_disk_degrades_to_uncached_service(
     server: FakeFileServer, program: LocalProgram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing can be cached, everything can be read and written."""
-    monkeypatch.setattr(disk_cache, "_replace_file", no_space)
+    monkeypatch.setattr(DiskFiles, "write", no_space)
     monkeypatch.setattr("clientd.spool.Spool._write", no_space)
     data = content(5 * MIB + 17)
     server.add("f", data)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from afs.limits import DATA_PIECE_BYTES
 from afs.types import Fid
 
 # What a file takes on disk is a multiple of this.
 BLOCK_BYTES = 4096
+
+
+# Folders that the pieces' files are spread over: keeps directories small.
+FOLDERS: Final = 256
+
+
+class Slot(NamedTuple):
+    """A place in a file, whatever its DataVersion."""
+
+    fid: Fid
+    number: int
 
 
 class PieceKey(NamedTuple):
@@ -25,9 +36,14 @@ class PieceKey(NamedTuple):
         return f"{fid.volume}.{fid.vnode}.{fid.uniquifier}.{self.data_version}.{self.number}"
 
     @property
+    def slot(self) -> Slot:
+        """The place in the file."""
+        return Slot(self.fid, self.number)
+
+    @property
     def folder(self) -> str:
-        """The one of 256 folders that the piece's file is in."""
-        return f"{(self.fid.vnode // 2 + self.fid.volume + self.number) % 256:02x}"
+        """The one of FOLDERS folders that the piece's file is in."""
+        return f"{(self.fid.vnode // 2 + self.fid.volume + self.number) % FOLDERS:02x}"
 
 
 class StoredPiece(NamedTuple):

@@ -1,0 +1,91 @@
+"""The files of the disk cache: one a piece, in 256 folders. Everything here blocks on the disk."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from clientd.core.piece import FOLDERS, PieceKey, StoredPiece
+from clientd.core.piece_table import PieceTable
+from clientd.disk_index import DiskIndex
+
+_temporary_names: Final = itertools.count()
+
+
+class DiskFiles:
+    """The files under one folder; used in threads.
+
+    Args:
+        folder: where they are; made if need be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, key: PieceKey) -> Path:
+        """The file of a piece."""
+        return self._folder / key.folder / key.file_name
+
+    def read(self, key: PieceKey, stored: StoredPiece) -> bytes | None:
+        """The bytes, if they are what was stored."""
+        try:
+            data = self.path(key).read_bytes()
+        except OSError:
+            return None
+        good = len(data) == stored.length and blake3(data).digest() == stored.digest
+        return data if good else None
+
+    def write(self, key: PieceKey, data: bytes, victims: Iterable[PieceKey]) -> StoredPiece:
+        """Unlinks the victims, then makes the file.
+
+        Raises:
+            OSError: there is no file.
+        """
+        self.unlink(victims)
+        path = self.path(key)
+        temporary = path.with_name(f".{next(_temporary_names)}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.rename(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        return StoredPiece(len(data), blake3(data).digest())
+
+    def unlink(self, keys: Iterable[PieceKey]) -> None:
+        """Removes files; one that cannot be removed is left to the next start."""
+        for key in keys:
+            _unlink(self.path(key))
+
+    def recover(self, index: DiskIndex, table: PieceTable) -> None:
+        """Fills the table with what index and files agree on, and removes all other files."""
+        for number in range(FOLDERS):
+            (self._folder / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+        files = {
+            entry.path: entry.stat(follow_symlinks=False).st_size
+            for folder in os.scandir(self._folder)
+            if folder.is_dir(follow_symlinks=False)
+            for entry in os.scandir(folder)
+        }
+        unwanted: list[PieceKey] = []
+        for key, piece in index.load():
+            if files.get(str(self.path(key))) != piece.length or table.is_outdated(key):
+                table.note_changed([key.slot])
+                continue
+            unwanted += table.add(key, piece)
+            del files[str(self.path(key))]
+        self.unlink(unwanted)
+        for path in files:
+            _unlink(Path(path))
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
