@@ -1,4 +1,4 @@
-"""What the daemons share: the field's types and errors, the volume package, the daemon runtime. Imports no daemon."""
+"""What the daemons share: types and errors, the volume package, the runtime. Imports no daemon."""
 
 import os
 
