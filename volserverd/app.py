@@ -23,6 +23,7 @@ from volserverd.checkouts import Checkouts
 from volserverd.config import VolserverdConfig
 from volserverd.disk import Disk
 from volserverd.fssync_client import FssyncClient, program_name
+from volserverd.identity import read_identity
 from volserverd.locations import Locations, OwnLocations, RemoteLocations
 from volserverd.operations import Operations
 from volserverd.recovery import Recovery
@@ -93,7 +94,7 @@ class VolserverDaemon:
             disk,
             self.checkouts,
             locations,
-            program=self.fssync.program,
+            identity=await disk.run(read_identity, config.partitions[0]),
             file_server=config.file_server,
             vol_server=config.vol_server or self.addresses[0],
         )

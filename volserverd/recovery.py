@@ -27,7 +27,7 @@ from afs.limits import (
 )
 from afs.v1 import fssync_pb2
 from volserverd.fssync_client import FssyncClient, check
-from volserverd.settling import settle
+from volserverd.settling import partition_of, settle
 from volserverd.vldb.entry import Entry, Site, kept_backup_id
 from volserverd.vldb.names import FIRST_TEMPORARY_ID
 from volserverd.work_order import VolumeServices
@@ -96,7 +96,7 @@ class Recovery:
                 await self._give_back(volume)
         await self._delete_temporaries(known)
         for entry in await self._entries():
-            if entry.locked_for.endswith(f" by {self._fssync.program}"):
+            if self._services.is_ours(entry.locked_for):
                 await self._take_up(entry, known)
             else:
                 await self._correct_addresses(entry)
@@ -157,11 +157,8 @@ class Recovery:
     async def _take_up(self, entry: Entry, known: dict[int, fssync_pb2.VolumeInfo]) -> None:
         """Ends what an operation left: what is there is served, and the entry says so."""
         disk = self._services.disk
-        for site in entry.sites:
-            if site.partition in disk.partitions:
-                partition = disk.partition(site.partition)
-                break
-        else:
+        partition = partition_of(disk, entry)
+        if partition is None:
             _log.warning("entry.not_taken_up", name=entry.name, detail="on no partition of ours")
             return
         for volume_id in (entry.read_write_id, kept_backup_id(entry.read_write_id)):
@@ -173,7 +170,7 @@ class Recovery:
                     check(answer, volume_id)
                 except AfsError as error:
                     _log.warning("volume.attach_refused", volume=volume_id, detail=error.detail)
-        settled = await settle(disk, self._services.locations, partition, entry)
+        settled = await settle(disk, self._services.locations, entry)
         _log.info(
             "entry.taken_up",
             name=entry.name,

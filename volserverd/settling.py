@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from afs.errors import AfsCode, AfsError
 from afs.types import VolumeType
 from afs.volume.partition import Partition
 from volserverd.disk import Disk
@@ -16,15 +17,20 @@ from volserverd.vldb.entry import Entry, Site, kept_backup_id
 from volserverd.vldb.names import VolumeReference
 
 
-async def settle(
-    disk: Disk, locations: Locations, partition: Partition, entry: Entry
-) -> Entry | None:
+def partition_of(disk: Disk, entry: Entry) -> Partition | None:
+    """The partition of ours that an entry is about; None if it is about none."""
+    for site in entry.sites:
+        if site.partition in disk.partitions:
+            return disk.partition(site.partition)
+    return None
+
+
+async def settle(disk: Disk, locations: Locations, entry: Entry) -> Entry | None:
     """The entry as it is now, unlocked; None if none of its volumes is there and it was deleted.
 
     Args:
-        disk: where the partition is.
+        disk: where its volumes are.
         locations: where the entry is.
-        partition: the one of ours that the entry is about.
         entry: as it was locked; read again here.
 
     Raises:
@@ -33,6 +39,9 @@ async def settle(
     """
     reference = VolumeReference(entry.name, volume_id=entry.read_write_id)
     entry = await locations.get(reference)
+    partition = partition_of(disk, entry)
+    if partition is None:
+        raise AfsError(AfsCode.VNOVOL, f"volume {entry.name} is on no partition of ours")
     on_disk = set(await disk.ids(partition))
     backup_id = kept_backup_id(entry.read_write_id)
     if not on_disk & {entry.read_write_id, backup_id}:

@@ -12,6 +12,7 @@ from afs.types import VolumeType
 from afs.v1 import fssync_pb2, vol_server_pb2
 from volserverd.core import steps
 from volserverd.core.steps import Role, Step
+from volserverd.dump_intake import DumpIntake
 from volserverd.finding import FoundVolume
 from volserverd.operations import Operation
 from volserverd.piece_queue import PieceQueue
@@ -118,10 +119,13 @@ class ContentsMethods(VolServerParts):
 
         operation, task = self.begin("restore", prepare, streams=True)
         task.add_done_callback(lambda done: _abort(pieces, done))
-        # Whichever ends first: a client that sends nothing must hear that it was given up.
-        feeding = asyncio.create_task(_feed(pieces, opening.data, requests))
-        feeding.add_done_callback(lambda fed: _stop_waiting(fed, operation))
-        work = await self.outcome(operation, task)
+        intake = DumpIntake(requests, pieces, operation.ask_to_end)
+        intake.start(opening.data)
+        try:
+            work = await self.outcome(operation, task)
+        except AfsError:
+            await intake.quiet()
+            raise
         return vol_server_pb2.RestoreResponse(
             volume=await self.detail(work.partition, work.ids[Role.MAIN]),
             give_back_s=work.give_back_s,
@@ -170,25 +174,6 @@ def _check_read_write(found: FoundVolume, what: str) -> None:
         raise AfsError(
             AfsCode.EROFS, f"volume {found.name} is not read-write, so it cannot be {what}"
         )
-
-
-async def _feed(
-    pieces: PieceQueue, first: bytes, requests: AsyncIterator[vol_server_pb2.RestoreRequest]
-) -> None:
-    """Hands the client's pieces on until there are no more; ends when the call ends."""
-    if first:
-        await pieces.put(first)
-    async for message in requests:
-        await pieces.put(message.data)
-    await pieces.end()
-
-
-def _stop_waiting(fed: asyncio.Task[None], operation: Operation) -> None:
-    """Has an operation end whose client went away in the middle of what it sent."""
-    error = None if fed.cancelled() else fed.exception()
-    if fed.cancelled() or error is not None:
-        # If the operation ended first, this finds it ended.
-        operation.ask_to_end(error if isinstance(error, AfsError) else hung_up())
 
 
 def _abort(pieces: PieceQueue, task: asyncio.Task[VolumeWork]) -> None:

@@ -97,23 +97,53 @@ class VolumeWork:
 
     async def _create_entry(self, _: Role) -> None:
         order, services = self._order, self._services
-        self._entry = await services.locations.create(
-            Entry(
-                order.name,
-                self.ids.get(Role.MAIN, 0),
-                sites=(services.site(self._partition.name),),
-                locked_for=self._lock_text,
-            )
+        entry = Entry(
+            order.name,
+            self.ids.get(Role.MAIN, 0),
+            sites=(services.site(self._partition.name),),
+            locked_for=self._lock_text,
         )
+        try:
+            self._entry = await services.locations.create(entry)
+        except AfsError as error:
+            if error.code is not AfsCode.VVOLEXISTS or not await self._settle_stale(order.name):
+                raise
+            self._entry = await services.locations.create(entry)
         self._locked = True
         self.ids[Role.MAIN] = self._entry.read_write_id
         self._operation.claim([self._entry.read_write_id], order.name)
 
     async def _lock_entry(self, _: Role) -> None:
         assert self._entry is not None
-        locations = self._services.locations
-        self._entry = await locations.lock(self._entry.read_write_id, self._lock_text)
+        locations, read_write_id = self._services.locations, self._entry.read_write_id
+        try:
+            self._entry = await locations.lock(read_write_id, self._lock_text)
+        except AfsError as error:
+            if error.code is not AfsCode.VBUSY or not await self._settle_stale(str(read_write_id)):
+                raise
+            self._entry = await locations.lock(read_write_id, self._lock_text)
         self._locked = True
+
+    async def _settle_stale(self, volume: str) -> bool:
+        """Settles an entry that an earlier operation of ours could not; False if it is no such one.
+
+        That happens when another volserver's location database was away at the wrong moment.
+        """
+        services = self._services
+        try:
+            entry = await services.locations.get(parse_reference(volume))
+        except AfsError as error:
+            if error.code is AfsCode.VNOVOL:
+                return False
+            raise
+        if not services.is_ours(entry.locked_for):
+            return False
+        # Refused if that operation is still running.
+        self._operation.claim(
+            [entry.read_write_id, kept_backup_id(entry.read_write_id)], entry.name
+        )
+        await settle(services.disk, services.locations, entry)
+        return True
 
     async def _settle_entry(self, _: Role) -> None:
         services, entry = self._services, self._entry
@@ -131,7 +161,7 @@ class VolumeWork:
             if entry.locked_for != self._lock_text:
                 return
         assert entry is not None
-        self._entry = await settle(services.disk, services.locations, self._partition, entry)
+        self._entry = await settle(services.disk, services.locations, entry)
         self._locked = False
 
     # --- the fileserver ---------------------------------------------------------------------------

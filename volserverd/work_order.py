@@ -20,20 +20,24 @@ from volserverd.vldb.entry import Entry, Site
 class VolumeServices:
     """What work on volumes needs.
 
-    `program` is our name towards the fileserver; `file_server` and `vol_server` are the addresses
-    under which the location database tells of our volumes.
+    `identity` tells our locks in the location database from those of others; `file_server` and
+    `vol_server` are the addresses under which it tells of our volumes.
     """
 
     disk: Disk
     checkouts: Checkouts
     locations: Locations
-    program: str
+    identity: str
     file_server: str
     vol_server: str
 
     def lock_text(self, operation: str) -> str:
         """What an entry is locked for by an operation of ours."""
-        return f"{operation} by {self.program}"
+        return f"{operation} by volserver {self.identity}"
+
+    def is_ours(self, lock_text: str) -> bool:
+        """True for a lock of ours, or of our predecessor."""
+        return lock_text.endswith(f" by volserver {self.identity}")
 
     def site(self, partition: str) -> Site:
         """Our site on a partition."""

@@ -81,7 +81,9 @@ class Relay(fssync_pb2_grpc.FSSyncServicer):
         try:
             answer = await self.stub.VolumeOp(request, wait_for_ready=True, timeout=PATIENCE_S)
         except grpc.aio.AioRpcError as error:
-            await context.abort(error.code(), error.details(), error.trailing_metadata() or ())
+            await context.abort(
+                error.code(), error.details(), tuple(error.trailing_metadata() or ())
+            )
         if not looks and (hook := self.after.pop(number, None)):
             await hook()
         return answer

@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 
 from afs.errors import AfsCode, AfsError
-from afs.types import VolumeType
 from afs.v1 import vol_server_pb2 as pb
 from afs.volume.partition import Partition
 from tests.volserverd.fake_fssync import (
     CHECKED_OUT,
-    OFFLINE,
     ONLINE,
     FakeFileServer,
     FakeVolume,
@@ -28,7 +26,7 @@ from tests.volserverd.fake_fssync import (
     fake_fileserver,
 )
 from tests.volserverd.running import PATIENCE_S, RunningVolServer, refused, volserver
-from volserverd.vldb.names import FIRST_TEMPORARY_ID, FIRST_VOLUME_ID
+from volserverd.vldb.names import FIRST_VOLUME_ID
 
 pytestmark = pytest.mark.blocking_ok
 
@@ -288,38 +286,3 @@ async def test_a_stop_gives_volumes_back(tmp_path: Path) -> None:
             with refused(AfsCode.VRESTARTING, "stopping"):
                 await working
         assert fake.state(DEMO) == ONLINE
-
-
-async def test_volumes_and_clones_left_by_a_crash_are_cleared_up(tmp_path: Path) -> None:
-    """What a killed volserver had taken goes back as its header says; temporary clones go."""
-    async with fake_fileserver(tmp_path) as fake:
-        async with volserver(tmp_path) as vos:
-            program = vos.daemon.fssync.program
-            for name in ("demo", "off", "others"):
-                await vos.create(name)
-            await vos.offline("off")
-        off, others = DEMO + 3, DEMO + 6
-        partition = Partition.open(tmp_path / "vicepa", holder="test")
-        with_demo = partition.open_volume(DEMO)
-        partition.clone_volume(
-            with_demo, volume_id=FIRST_TEMPORARY_ID, name="demo", type=VolumeType.BACKUP
-        )
-        with_demo.close()
-        partition.close()
-        fake.volumes |= {
-            DEMO: FakeVolume(CHECKED_OUT, program),
-            off: FakeVolume(CHECKED_OUT, program),
-            others: FakeVolume(CHECKED_OUT, "salvager"),
-            FIRST_TEMPORARY_ID: FakeVolume(ONLINE),
-            4711: FakeVolume(CHECKED_OUT, program),
-        }
-        async with volserver(tmp_path) as vos:
-            await vos.create("last")
-            states = {volume_id: volume.state for volume_id, volume in fake.volumes.items()}
-            assert states == {
-                DEMO: ONLINE,
-                off: OFFLINE,
-                others: CHECKED_OUT,
-                DEMO + 9: ONLINE,
-            }
-            assert FIRST_TEMPORARY_ID not in on_disk(tmp_path)
