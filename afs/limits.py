@@ -50,9 +50,9 @@ MAX_WAITING_CALLS_PER_HOST: Final = 64
 # Breaks queued for one host; one that lets more pile up within the deadline is marked down and
 # reset instead.
 MAX_BREAKS_OUTSTANDING_PER_HOST: Final = 4096
-# Entries the worker dismantles, and hosts it tells, before it gives the event loop back: about 1 ms
+# Promises the worker dismantles, and hosts it tells, before it gives the event loop back: about 1 ms
 # of work each.
-WORKER_SLICE_ENTRIES: Final = 2048
+WORKER_SLICE_PROMISES: Final = 2048
 WORKER_SLICE_HOSTS: Final = 128
 # Expired promises are looked for this often: the table is at most this much larger than it need be.
 PROMISE_SWEEP_S: Final = 60.0
@@ -123,6 +123,10 @@ RECONNECT_FIRST_S: Final = 0.1
 # together below the channel lease, so that a dead connection is replaced before the lease ran out.
 KEEPALIVE_TIME_S: Final = 5.0
 KEEPALIVE_TIMEOUT_S: Final = 3.0
+# A client that still sends while its call has failed already is read for at most this long before it
+# is answered, less if it is silent for so long.
+HEAR_OUT_S: Final = 5.0
+HEAR_OUT_SILENCE_S: Final = 0.5
 # Calls and streams open at a time on one connection: bounds what one peer can make a server hold
 # (I7).
 MAX_CONCURRENT_STREAMS: Final = 1024

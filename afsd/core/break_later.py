@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
-from afs.limits import WORKER_SLICE_ENTRIES, WORKER_SLICE_HOSTS
+from afs.limits import WORKER_SLICE_HOSTS, WORKER_SLICE_PROMISES
 from afs.types import BreakReason, Fid, whole_volume_fid
 from afsd.core.deliveries import Deliveries, Wait
 from afsd.core.hosts import Host, Session
-from afsd.core.promises import PromiseTable, VolumePromises
+from afsd.core.promises import PromiseTable
+from afsd.core.volume_promises import VolumePromises
 
 
 class MarkedVolume:
@@ -89,7 +90,7 @@ class BreakLater:
             return 1
         if self._dismantling:
             promises = self._dismantling[0]
-            promises.dismantle(WORKER_SLICE_ENTRIES)
+            promises.dismantle(WORKER_SLICE_PROMISES)
             if not promises.segments:
                 self._dismantling.popleft()
             return 1

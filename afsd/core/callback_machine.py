@@ -111,7 +111,7 @@ class CallBackMachine:
         self._sequence = 1
         self._sweeping: Iterator[int] | None = None
         for uuid in known_hosts:
-            host = self.hosts[uuid] = Host(uuid, now)
+            host = self.deliveries.add_host(uuid, now)
             host.session.lease_end = now + settings.stretched_lease_s
             self.deliveries.mark_down(host, DownCause.SERVER_RESTARTED, now)
         self.deliveries.deadlines.add(now + PROMISE_SWEEP_S, SweepDue())
@@ -156,7 +156,7 @@ class CallBackMachine:
         if read_only:
             fid = whole_volume_fid(fid.volume)
         lifetime = promise_lifetime_s(self.table.holder_count(fid), bulk=bulk, read_only=read_only)
-        self.table.give(fid, host.session.callback(ceil(now + lifetime + PROMISE_GRACE_S)))
+        self.table.give(fid, host.session, ceil(now + lifetime + PROMISE_GRACE_S))
         self.counters["promises_given"] += 1
         self.deliveries.observe("promise.given", host, (fid,), self._sequence)
         return Promise(lifetime, self._sequence, read_only), self._take_out()
@@ -350,7 +350,7 @@ class CallBackMachine:
             if len(self.hosts) >= self.settings.max_hosts:
                 self.counters["hosts_refused"] += 1
                 return None
-            host = self.hosts[uuid] = Host(uuid, now)
+            host = self.deliveries.add_host(uuid, now)
         elif host.channel is not None:
             self.deliveries.out.append(CloseChannel(host.channel))
         # Whoever waited for acks on the old channel waits for the ack of the reset, which covers

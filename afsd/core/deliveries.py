@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from afs.limits import HOST_EXPIRY_S, MAX_BREAKS_OUTSTANDING_PER_HOST
 from afs.types import BreakReason, Fid
 from afsd.core.deadlines import Deadlines
-from afsd.core.hosts import Host, Session
+from afsd.core.hosts import Host
 from afsd.core.instructions import (
     AnswerRenewal,
     DownCause,
@@ -125,6 +125,12 @@ class Deliveries:
         self.out: list[Instruction] = []
         self._table = table
         self._message = 0
+
+    def add_host(self, uuid: str, now: float) -> Host:
+        """A host that was not known."""
+        host = self.hosts[uuid] = Host(uuid, now)
+        host.session = self._table.open_session(host, now)
+        return host
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -254,7 +260,7 @@ class Deliveries:
     def toss(self, host: Host) -> int:
         """Ends the host's session, and with it all its promises; how many there were."""
         tossed = self._table.end_session(host.session)
-        host.session = Session(host, host.session.lease_end)
+        host.session = self._table.open_session(host, host.session.lease_end)
         return tossed
 
     def forget(self, host: Host) -> None:

@@ -8,13 +8,15 @@ whatever their number; the table's sweep then frees their memory in slices.
 from __future__ import annotations
 
 from enum import Flag, auto
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from afsd.core.break_later import MarkedVolume
     from afsd.core.deliveries import Delivery
-    from afsd.core.promises import VolumePromises
+    from afsd.core.volume_promises import VolumePromises
 
+# Steady seconds fit in this many bits for 500 years.
+EXPIRY_BITS: Final = 34
 # Shared CallBacks that a session remembers: lifetimes come in few lengths and time moves on, so few
 # are in use at once.
 _SHARED_CALLBACKS: Final = 64
@@ -28,50 +30,48 @@ class HostFlag(Flag):
     RESETDONE = auto()
 
 
-class CallBack:
-    """One host's promise, until `expires_at` (steady seconds, whole).
+class CallBack(NamedTuple):
+    """One host's promise, until `expires_at` (steady seconds, whole)."""
 
-    All promises of a session that end at the same second share one object: a file entry only refers
-    to it, so a promise costs little more than its place in the table.
-    """
-
-    __slots__ = ("expires_at", "session")
-
-    def __init__(self, session: Session, expires_at: int) -> None:
-        self.session = session
-        self.expires_at = expires_at
+    session: Session
+    expires_at: int
 
 
 class Session:
     """What a host holds between one reset and the next.
 
     Attributes:
+        number: names it in the table of promises; never used again.
         host: whose it is.
         alive: False once its promises are tossed.
-        lease_end: steady time after which the client trusts no promise of this session any more
-            (I8).
+        lease_end: steady time after which the client trusts no promise of this session (I8).
         promises: how many it holds in the table (those on marked volumes not counted).
         volumes: where they are.
     """
 
-    __slots__ = ("_shared", "alive", "host", "lease_end", "promises", "volumes")
+    __slots__ = ("_shared", "alive", "host", "lease_end", "number", "promises", "volumes")
 
-    def __init__(self, host: Host, lease_end: float) -> None:
+    def __init__(self, number: int, host: Host, lease_end: float) -> None:
+        self.number = number
         self.host = host
         self.alive = True
         self.lease_end = lease_end
         self.promises = 0
         self.volumes: dict[VolumePromises, None] = {}
-        self._shared: dict[int, CallBack] = {}
+        self._shared: dict[int, int] = {}
 
-    def callback(self, expires_at: int) -> CallBack:
-        """The CallBack of this session that ends at `expires_at`."""
-        found = self._shared.get(expires_at)
-        if found is None:
+    def packed_callback(self, expires_at: int) -> int:
+        """A CallBack of this session as one number.
+
+        Promises that end at the same second share the number, so each costs little more than its
+        place in the table.
+        """
+        packed = self._shared.get(expires_at)
+        if packed is None:
             if len(self._shared) >= _SHARED_CALLBACKS:
                 self._shared.clear()
-            found = self._shared[expires_at] = CallBack(self, expires_at)
-        return found
+            packed = self._shared[expires_at] = self.number << EXPIRY_BITS | expires_at
+        return packed
 
 
 class Host:
@@ -107,6 +107,8 @@ class Host:
         "waiting_calls",
     )
 
+    session: Session
+
     def __init__(self, uuid: str, now: float) -> None:
         self.uuid = uuid
         self.address = ""
@@ -117,7 +119,6 @@ class Host:
         self.reset_done = False
         self.last_heard = now
         self.lease_watched = False
-        self.session = Session(self, now)
         self.delayed: dict[MarkedVolume, None] = {}
         self.outstanding: dict[int, Delivery] = {}
         self.waiting_calls: dict[int, None] = {}

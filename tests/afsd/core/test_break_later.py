@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afs.limits import MAX_BREAKS_OUTSTANDING_PER_HOST, WORKER_SLICE_ENTRIES, WORKER_SLICE_HOSTS
+from afs.limits import MAX_BREAKS_OUTSTANDING_PER_HOST, WORKER_SLICE_PROMISES, WORKER_SLICE_HOSTS
 from afs.types import BreakReason, whole_volume_fid
 from afsd.core.deadlines import Deadlines
 from afsd.core.instructions import Outcome
@@ -131,7 +131,7 @@ def test_host_that_calls_while_the_worker_dismantles() -> None:
     """T2: dismantling touches nothing a calling host needs."""
     rig = Rig()
     rig.up("a")
-    rig.promise("a", *(fid(vnode) for vnode in range(1, 4 * WORKER_SLICE_ENTRIES)))
+    rig.promise("a", *(fid(vnode) for vnode in range(1, 4 * WORKER_SLICE_PROMISES)))
     rig.mark()
     rig.work()
     rig.work()
@@ -296,6 +296,22 @@ def test_marked_set_with_tossed_promises_shows_only_live_ones() -> None:
     rig.mark(8)
     assert [later for *_, later in rig.machine.callbacks()] == [True]
     assert not rig.machine.has_other_holders([(fid(2, 9), BreakReason.REMOVED)], None)
+
+
+def test_a_large_entry_is_dismantled_piece_by_piece() -> None:
+    """The worker's slice is in promises: many holders of few files take several slices as well."""
+    rig = Rig()
+    hosts = [f"h{number}" for number in range(WORKER_SLICE_PROMISES // 2)]
+    for number, host in enumerate(hosts):
+        rig.machine.attach(host, number, "", "", rig.now)
+        rig.machine.acked(host, number, number + 1, rig.now)
+        for vnode in range(1, 6):
+            rig.machine.give_promise(host, fid(vnode), rig.now)
+    rig.machine.break_volume_callbacks_later(7, BreakReason.VOLUME_GIVEN_BACK)
+    slices = 0
+    while rig.machine.break_later_callbacks(rig.now)[0]:
+        slices += 1
+    assert slices >= len(hosts) // WORKER_SLICE_HOSTS + 3
 
 
 def test_handler_that_breaks_by_itself() -> None:
