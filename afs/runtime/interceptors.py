@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from afs.errors import ABORT_CODE_TRAILER, AfsCode, AfsError
-from afs.limits import MAX_DETAIL_CHARS
+from afs.limits import HEAR_OUT_S, HEAR_OUT_SILENCE_S, MAX_DETAIL_CHARS
 
 _log = structlog.get_logger(__name__)
 
@@ -74,10 +74,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _answer_at_once(self, method: str, error: Exception) -> Handler:
         """A handler for a call that an inner interceptor refused by raising.
 
-        A stream-to-stream handler answers calls of all four kinds: it need not read the request.
+        A stream-to-stream handler answers calls of all four kinds.
         """
 
-        async def refuse(requests: Any, context: Context) -> None:  # noqa: ARG001 - gRPC's signature
+        async def refuse(requests: Any, context: Context) -> None:
+            await hear_out(requests)
             await self._answer(method, context, error)
 
         handler: Handler = grpc.stream_stream_rpc_method_handler(refuse)
@@ -92,11 +93,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             or handler.unary_unary
         )
         if inspect.isasyncgenfunction(behavior):
-            wrapper = self._generator(method, behavior)
+            wrapper = self._generator(method, behavior, handler.request_streaming)
         else:
             if not inspect.iscoroutinefunction(behavior):
                 behavior = _not_asynchronous(method, behavior)
-            wrapper = self._coroutine(method, behavior)
+            wrapper = self._coroutine(method, behavior, handler.request_streaming)
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -110,7 +111,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         )
         return wrapped
 
-    def _coroutine(self, method: str, behavior: Any) -> Any:
+    def _coroutine(self, method: str, behavior: Any, request_streaming: bool) -> Any:  # noqa: FBT001
         if method in self._endless:
 
             async def call_endless(request: Any, context: Context) -> Any:
@@ -128,12 +129,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             try:
                 _check(request)
                 return await behavior(request, context)
-            except BaseException as error:
+            except Exception as error:
+                if request_streaming and not isinstance(error, grpc.aio.AbortError):
+                    await hear_out(request)
                 await self._answer(method, context, error)
 
         return call
 
-    def _generator(self, method: str, behavior: Any) -> Any:
+    def _generator(self, method: str, behavior: Any, request_streaming: bool) -> Any:  # noqa: FBT001
         if method in self._endless:
 
             async def stream_endless(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -158,7 +161,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 async with aclosing(behavior(request, context)) as responses:
                     async for response in responses:
                         yield response
-            except BaseException as error:
+            except Exception as error:
+                if request_streaming and not isinstance(error, grpc.aio.AbortError):
+                    await hear_out(request)
                 await self._answer(method, context, error)
 
         return stream
@@ -198,6 +203,25 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         incident = secrets.token_hex(4)
         _log.error("call.failed", incident=incident, method=method, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
+
+
+async def hear_out(requests: AsyncIterator[Any]) -> None:
+    """Reads and throws away what a client still sends, before its stream is answered with an error.
+
+    A grpc.aio client that is answered in the middle of a write loses the status, in one call of
+    eight here, and sees INTERNAL "Internal error from Core". Source: grpc/grpc issue 36066, open in
+    grpcio 1.85. Ends with the stream, or when the client is silent or has gone on for too long.
+    """
+    try:
+        async with asyncio.timeout(HEAR_OUT_S):
+            while True:
+                async with asyncio.timeout(HEAR_OUT_SILENCE_S):
+                    await anext(requests)
+    except (StopAsyncIteration, TimeoutError):
+        return
+    except Exception:
+        # Nothing can be read any more, or somebody else reads; the error itself is what matters.
+        return
 
 
 class _EndlessStream:

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 
 from afs.errors import ABORT_CODE_TRAILER, AfsCode, AfsError
-from afs.limits import MAX_DETAIL_CHARS
+from afs.limits import MAX_DETAIL_CHARS, MIB
 from afs.runtime.channel import afs_error_from_rpc
 from afs.runtime.interceptors import RequestCounter
 from afs.v1 import (
@@ -190,6 +190,64 @@ async def test_garbage_request_is_the_callers_fault(method: str) -> None:
             await answer
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert afs_error_from_rpc(caught.value).code is AfsCode.EINVAL
+
+
+async def test_early_refusal_reaches_a_client_that_is_sending() -> None:
+    """A client in the middle of a stream hears the true reason, every time (grpc issue 36066)."""
+
+    class Refusing(Scripted):
+        async def StoreData(self, request_iterator: Any, context: Any) -> Any:
+            await anext(request_iterator)
+            raise AfsError(AfsCode.VDISKFULL, "full")
+
+    async def requests() -> AsyncIterator[Any]:
+        for _ in range(10):
+            yield file_server_pb2.StoreDataRequest(data=bytes(MIB))
+
+    codes = []
+    async with serving(files=Refusing()) as (_, channel):
+        stub = file_server_pb2_grpc.FileServerStub(channel)
+        for _ in range(25):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.StoreData(requests())
+            codes.append(afs_error_from_rpc(caught.value).code)
+    assert set(codes) == {AfsCode.VDISKFULL}
+
+
+async def test_client_that_goes_on_for_ever_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I7: a client that goes on sending after its call has failed is not heard for ever."""
+    monkeypatch.setattr("afs.runtime.interceptors.HEAR_OUT_S", 0.1)
+
+    async def requests() -> AsyncIterator[Any]:
+        while True:
+            yield file_server_pb2.StoreDataRequest()
+
+    class Refusing(Scripted):
+        async def StoreData(self, request_iterator: Any, context: Any) -> Any:
+            raise AfsError(AfsCode.VDISKFULL, "full")
+
+    async with serving(files=Refusing()) as (_, channel), asyncio.timeout(20):
+        stub = file_server_pb2_grpc.FileServerStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.StoreData(requests())
+
+
+async def test_silent_client_is_answered() -> None:
+    """A client that holds its stream open without sending hears of the failure all the same."""
+
+    async def requests() -> AsyncIterator[Any]:
+        yield file_server_pb2.StoreDataRequest()
+        await asyncio.Event().wait()
+
+    class Refusing(Scripted):
+        async def StoreData(self, request_iterator: Any, context: Any) -> Any:
+            raise AfsError(AfsCode.VDISKFULL, "full")
+
+    async with serving(files=Refusing()) as (_, channel), asyncio.timeout(20):
+        stub = file_server_pb2_grpc.FileServerStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.StoreData(requests())
+    assert afs_error_from_rpc(caught.value).code is AfsCode.VDISKFULL
 
 
 class _Refusing(grpc.aio.ServerInterceptor):
