@@ -7,13 +7,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from bench import bulk_data, fetch_status, give_back_ack
+from bench import break_policies, bulk_data, fetch_status, give_back_ack
 from bench.report import RESULTS, Report
 
 MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
     "give_back_ack": give_back_ack.run,
     "fetch_status": fetch_status.run,
     "bulk_data": bulk_data.run,
+    "break_policies": break_policies.run,
 }
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ from afsctl.cell import Cell, Settings
 
 
 @contextmanager
-def cell(settings: Settings | None = None) -> Iterator[Cell]:
+def cell(
+    settings: Settings | None = None,
+    *,
+    break_policy: str = "later",
+    programs: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[Cell]:
     """A cell without clients in a directory of its own, on the disk that holds the checkout."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=_scratch()) as directory,
-        Cell.start(directory, clients=0, settings=settings) as running,
+        Cell.start(
+            directory, clients=0, settings=settings, break_policy=break_policy, programs=programs
+        ) as running,
     ):
         yield running
 
