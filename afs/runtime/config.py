@@ -125,7 +125,8 @@ def _combine(
 
 def _message(error: Any) -> str:
     """What was expected, in one line."""
-    return str(error["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    text = str(error["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    return text.replace("Input should be", "expected", 1)
 
 
 def _read_file(file: str) -> dict[str, Any]:
