@@ -17,7 +17,7 @@ import pytest
 
 from afs.errors import AfsCode
 from afs.runtime.channel import afs_error_from_rpc, open_channel
-from afs.runtime.daemon import tune_malloc
+from afs.runtime.malloc import tune_malloc
 from afs.v1 import callback_channel_pb2_grpc, file_server_pb2, file_server_pb2_grpc
 
 # The tests themselves wait for files that the process writes.

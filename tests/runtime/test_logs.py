@@ -28,15 +28,15 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     log = structlog.get_logger("test")
     log.debug("volume.looked_at")
     log.info("volume.attached", volume=7)
-    logging.getLogger("grpc").warning("from a %s", "library")
-    logging.getLogger("grpc").info("chatter")
+    logging.getLogger("library").warning("from a %s", "library")
+    logging.getLogger("library").info("chatter")
     first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     assert (first["event"], first["volume"], first["level"]) == ("volume.attached", 7, "info")
     assert first["timestamp"].endswith("Z")
     assert (second["event"], second["level"], second["logger"]) == (
         "from a library",
         "warning",
-        "grpc",
+        "library",
     )
 
 
