@@ -79,7 +79,7 @@ proto: $(STAMP) ## afs/v1 generated from proto/
 	$(BIN)/python -m tools.generate_protocol
 
 release-protocol: $(STAMP) ## proto/released.binpb: what check-breaking compares with from now on
-	$(BIN)/buf build proto --output proto/released.binpb
+	$(BIN)/buf build proto --exclude-source-info --output proto/released.binpb
 
 # A locked version stays until its bound in pyproject.toml excludes it, or UPGRADE asks:
 # make lock UPGRADE='--upgrade-package grpcio'
