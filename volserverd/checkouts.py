@@ -17,12 +17,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import GIVE_BACK_RETRY_FIRST_S, GIVE_BACK_RETRY_MAX_S
+from afs.limits import (
+    FSSYNC_UNREACHABLE_S,
+    GIVE_BACK_RETRY_FIRST_S,
+    GIVE_BACK_RETRY_MAX_S,
+)
 from afs.v1 import fssync_pb2
 from volserverd.fssync_client import FssyncClient, FssyncUnreachableError, check
 
@@ -40,6 +45,14 @@ class Checkout:
     gone: bool = False
 
 
+@dataclass(slots=True)
+class _Debt:
+    """A give-back that is tried until it is answered; `hurry` has it tried now."""
+
+    task: asyncio.Task[None]
+    hurry: asyncio.Event
+
+
 class Checkouts:
     """All volumes this volserver holds. See the module's theory of operation.
 
@@ -52,7 +65,7 @@ class Checkouts:
         self._fssync = fssync
         self._now = now
         self._held: dict[int, Checkout] = {}
-        self._debts: dict[int, asyncio.Task[None]] = {}
+        self._debts: dict[int, _Debt] = {}
 
     def holds(self, volume_id: int) -> bool:
         """True while the volume is taken by us, or may be."""
@@ -73,11 +86,11 @@ class Checkouts:
                 VSALVAGE for a damaged one; FssyncUnreachableError: it may be taken.
         """
         before = await self._fssync.query(volume_id)
+        if volume_id in self._debts:
+            await self._settled(volume_id)
+            before = await self._fssync.query(volume_id)
         if before is None:
             raise AfsError(AfsCode.VNOVOL, f"the fileserver has no volume {volume_id}")
-        debt = self._debts.pop(volume_id, None)
-        if debt is not None:
-            debt.cancel()
         checkout = self._held.setdefault(volume_id, Checkout(volume_id, partition, reason))
         checkout.reason = reason
         if before.state == fssync_pb2.VOLUME_STATE_OFFLINE:
@@ -89,6 +102,16 @@ class Checkouts:
         except AfsError:
             del self._held[volume_id]
             raise
+
+    async def _settled(self, volume_id: int) -> None:
+        """Has a debt settled at once: a give-back still under way must not undo our taking."""
+        debt = self._debts[volume_id]
+        debt.hurry.set()
+        done, _ = await asyncio.wait([debt.task], timeout=FSSYNC_UNREACHABLE_S)
+        if not done:
+            raise AfsError(
+                AfsCode.VBUSY, f"volume {volume_id} is still being given back to the fileserver"
+            )
 
     async def verify(self, volume_id: int) -> None:
         """Makes sure that the volume is still ours (T24); errors as `take`.
@@ -182,13 +205,17 @@ class Checkouts:
     def _owe(self, checkout: Checkout) -> None:
         if checkout.volume_id not in self._debts:
             _log.warning("volume.give_back_delayed", volume=checkout.volume_id)
-            self._debts[checkout.volume_id] = asyncio.create_task(self._settle(checkout))
+            hurry = asyncio.Event()
+            task = asyncio.create_task(self._settle(checkout, hurry))
+            self._debts[checkout.volume_id] = _Debt(task, hurry)
 
-    async def _settle(self, checkout: Checkout) -> None:
+    async def _settle(self, checkout: Checkout, hurry: asyncio.Event) -> None:
         """Tries to give back until the fileserver answers."""
         wait_s = GIVE_BACK_RETRY_FIRST_S
         while True:
-            await asyncio.sleep(wait_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), wait_s)
+            hurry.clear()
             wait_s = min(2 * wait_s, GIVE_BACK_RETRY_MAX_S)
             try:
                 await self._return(checkout)
@@ -202,7 +229,7 @@ class Checkouts:
 
     async def close(self) -> None:
         """Stops trying; what is still owed is given back by the next start."""
-        tasks = list(self._debts.values())
+        tasks = [debt.task for debt in self._debts.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -191,7 +191,8 @@ async def test_a_fileserver_that_comes_back_is_found_at_once(tmp_path: Path) -> 
             await vos.backup("demo")
 
 
-async def test_a_give_back_is_owed_until_it_is_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("next_at_once", [False, True])
+async def test_a_give_back_is_owed_until_it_is_answered(tmp_path: Path, next_at_once: bool) -> None:
     """The fileserver is away when the volume should go back: it gets it when it returns."""
     async with volserver(tmp_path) as vos:
         async with fake_fileserver(tmp_path) as fake:
@@ -206,8 +207,27 @@ async def test_a_give_back_is_owed_until_it_is_answered(tmp_path: Path) -> None:
         assert vos.daemon.checkouts.debts == [DEMO]
         fake.gates.clear()
         async with fake_fileserver(tmp_path, fake):
+            if next_at_once:
+                # It hurries the give-back, and then takes the volume as usual.
+                await vos.set_quota(10, "demo")
             await settled(vos, fake)
             assert fake.state(DEMO) == ONLINE
+            assert vos.daemon.checkouts.debts == []
+
+
+async def test_a_volume_that_cannot_be_given_back_is_busy(tmp_path: Path) -> None:
+    """While the fileserver refuses to have a volume back, nobody else works on it."""
+    async with fake_fileserver(tmp_path) as fake, volserver(tmp_path) as vos:
+        await vos.create("demo")
+        fake.commands.clear()
+        fake.faults = dict.fromkeys(range(2, 1000), Fault.REFUSED)
+        with refused(AfsCode.VOFFLINE, "directed by the test"):
+            await vos.set_quota(9, "demo")
+        with refused(AfsCode.VBUSY, "being given back"):
+            await vos.set_quota(10, "demo")
+        fake.faults = {}
+        await vos.set_quota(11, "demo")
+        assert fake.state(DEMO) == ONLINE
 
 
 async def test_two_operations_on_one_volume_exclude_each_other(tmp_path: Path) -> None:
