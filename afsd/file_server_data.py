@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from afs.errors import AfsCode, AfsError
 from afs.limits import DATA_PIECE_BYTES
 from afs.runtime.interceptors import Context
+from afs.runtime.request_stream import whole_stream
 from afs.types import Fid
 from afs.v1 import file_server_pb2 as pb
 from afs.volume.volume import DataSnapshot, StoreData, Volume
@@ -59,10 +60,10 @@ class DataMethods(FileServerBase):
     async def StoreData(
         self,
         request_iterator: AsyncIterator[pb.StoreDataRequest],
-        _context: Context,
+        context: Context,
     ) -> pb.StoreDataResponse:
         """Puts a stream of data into a file, all or nothing; durable when answered."""
-        requests = aiter(request_iterator)
+        requests = whole_stream(request_iterator, context)
         first = await anext(requests, None)
         if first is None or not first.HasField("open"):
             raise AfsError(AfsCode.EINVAL, "the first message of StoreData has no `open`")
