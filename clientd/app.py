@@ -93,5 +93,9 @@ def _host_uuid(folder: Path) -> str:
         # The fileserver knows the old one at most until its promises have run out.
         _log.warning("host_uuid.replaced", path=str(path))
     made = str(uuid.uuid4())
-    write_durably(path, f"{made}\n".encode())
+    try:
+        write_durably(path, f"{made}\n".encode())
+    except OSError as error:
+        # A full disk: this host is another one after the next start, which costs nothing but that.
+        _log.warning("host_uuid.not_kept", path=str(path), error=str(error))
     return made

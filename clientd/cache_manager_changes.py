@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from afs.errors import AfsCode, AfsError
+from afs.runtime.request_stream import whole_stream
 from afs.v1 import cache_manager_pb2 as pb
 from afs.wire import set_status_from_wire, status_to_wire
 from clientd.services import Services
@@ -26,17 +27,18 @@ class ChangeMethods:
     async def Write(
         self,
         request_iterator: AsyncIterator[pb.WriteRequest],
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> pb.WriteResponse:
         """Writes a file; all or nothing."""
-        first = await anext(aiter(request_iterator), None)
+        requests = whole_stream(request_iterator, context)
+        first = await anext(requests, None)
         if first is None or not first.HasField("open"):
             raise AfsError(AfsCode.EINVAL, "the first message of Write: expected `open`")
 
         async def data() -> AsyncIterator[bytes]:
             if first.data:
                 yield first.data
-            async for request in request_iterator:
+            async for request in requests:
                 if request.HasField("open"):
                     raise AfsError(
                         AfsCode.EINVAL, "`open` in a later message of Write: expected data only"

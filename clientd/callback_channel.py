@@ -80,7 +80,7 @@ class CallBackChannel:
         try:
             while True:
                 why = await self._attach_once()
-                _log.debug("channel.lost", server=self._address, why=why)
+                _log.debug("attachment.ended", server=self._address, why=why)
                 await asyncio.sleep(self._retry_s)
                 self._retry_s = min(self._retry_s * 2, REATTACH_MAX_S)
         finally:
@@ -142,6 +142,7 @@ class CallBackChannel:
     def _lost(self) -> None:
         if self.attached.is_set():
             self.attached.clear()
+            _log.info("channel.lost", server=self._address)
             self._journal.count("channels_lost")
             self._journal.tell("channel.lost", server=self._address)
         self._cache.on_lost(self._address)
@@ -151,6 +152,9 @@ class CallBackChannel:
 
     def _take_in(self, message: pb.AttachResponse) -> None:
         """Does what a message says, all in memory, then queues the acknowledgement."""
+        if self._leave.is_set():
+            # We have left already; what this channel says binds nobody any more.
+            return
         match message.WhichOneof("message"):
             case "init_callback_state":
                 self._reset(message.init_callback_state)
@@ -179,6 +183,7 @@ class CallBackChannel:
         if not self.attached.is_set():
             self._retry_s = REATTACH_FIRST_S
             self.attached.set()
+            _log.info("channel.attached", server=self._address, epoch=init.epoch)
             self._journal.tell("channel.attached", server=self._address)
 
     def _break(self, message: pb.Break) -> None:
@@ -213,9 +218,9 @@ class CallBackChannel:
                 case SendRenewLease(number):
                     self._put(pb.AttachRequest(renew_lease=pb.RenewLease(number=number)))
                 case Reattach(reason):
-                    _log.info("channel.left", server=self._address, reason=reason.value)
-                    self._cache.on_lost(self._address)
+                    _log.debug("channel.left", server=self._address, reason=reason.value)
                     self._leave.set()
+                    self._lost()
         self._driver.poke()
 
     def _put(self, message: pb.AttachRequest) -> None:

@@ -102,7 +102,7 @@ class DiskCache:
                 ) from None
             index = DiskIndex(folder / "index.sqlite3")
             if index.replaced:
-                _log.warning("cache_index.replaced", folder=str(folder))
+                _log.warning("cache_index.replaced", folder=str(folder), why=index.replaced)
             return cls(folder, limit_bytes, index, lock, clock=clock, journal=journal)
         except BaseException:
             os.close(lock)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,24 +45,25 @@ class DiskIndex:
     """The table of pieces. Used by one thread at a time.
 
     Args:
-        path: of the database; one that is damaged or of another schema is replaced by an empty one.
+        path: of the database; one that is damaged or of another schema is replaced by an empty one,
+            one that cannot be made (the disk is full) by one in memory.
 
-    Raises:
-        OSError: the file cannot be made.
+    Attributes:
+        replaced: why the database that was there could not be used; "" if it could.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.replaced = False
+        self.replaced = ""
         try:
-            self._db = self._open()
-        except sqlite3.DatabaseError:
-            self.replaced = True
+            self._db = self._open(str(path))
+        except sqlite3.Error as error:
+            self.replaced = str(error)
             self._remove()
             try:
-                self._db = self._open()
-            except sqlite3.Error as error:
-                raise OSError(f"cannot make the cache index {path}: {error}") from None
+                self._db = self._open(str(path))
+            except sqlite3.Error:
+                self._db = self._open(":memory:")
 
     def load(self) -> Iterator[tuple[PieceKey, StoredPiece]]:
         """All pieces, least recently used first."""
@@ -124,10 +126,12 @@ class DiskIndex:
 
     def _remove(self) -> None:
         for path in self._files():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
-    def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, check_same_thread=False)
+    @staticmethod
+    def _open(where: str) -> sqlite3.Connection:
+        db = sqlite3.connect(where, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")

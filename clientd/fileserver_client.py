@@ -88,6 +88,7 @@ class FileServerClient:
             journal=journal,
             on_volume_gone=on_volume_gone,
         )
+        self._attachable = True
         self._attaching = asyncio.create_task(self.channel.run())
 
     async def stop(self) -> None:
@@ -255,12 +256,14 @@ class FileServerClient:
     async def _wait_attached(self, patience_s: float) -> None:
         """Waits for the callback channel, so that the call gets promises; not for ever."""
         if self.channel.attached.is_set():
-            return
-        try:
-            async with asyncio.timeout(patience_s):
-                await self.channel.attached.wait()
-        except TimeoutError:
-            pass
+            self._attachable = True
+        elif self._attachable:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self.channel.attached.wait()
+            except TimeoutError:
+                # Nobody else waits until it has been attached once more.
+                self._attachable = False
 
     async def _look_at_epoch(self, call: Any) -> None:
         """Notices a fileserver that has restarted before the callback channel does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,9 +54,13 @@ class VolumeLocation:
         )
         self._known: dict[str, tuple[VolumeSite, float]] = {}
         self._flights: SingleFlight[str, VolumeSite] = SingleFlight()
+        self._confirming: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Closes the connection."""
+        for task in self._confirming:
+            task.cancel()
+        await asyncio.gather(*self._confirming, return_exceptions=True)
         await self._channel.close()
 
     async def find(self, name: str) -> VolumeSite:
@@ -69,15 +74,27 @@ class VolumeLocation:
                 volume was not looked up before.
         """
         known = self._known.get(name)
-        if known is not None and self._clock.now() < known[1]:
-            return known[0]
-        try:
+        if known is None:
             return (await self._flights.run(name, lambda: self._look_up(name))).value
+        if self._clock.now() >= known[1]:
+            # What was right minutes ago most likely is; if not, the fileserver will say so. Nobody
+            # waits for the confirmation.
+            self._known[name] = known[0], self._clock.now() + LOCATION_LIFETIME_S
+            task = asyncio.create_task(self._confirm(name))
+            self._confirming.add(task)
+            task.add_done_callback(self._confirming.discard)
+        return known[0]
+
+    async def confirmed(self) -> None:
+        """Waits for the confirmations under way."""
+        await asyncio.gather(*self._confirming)
+
+    async def _confirm(self, name: str) -> None:
+        try:
+            await self._flights.run(name, lambda: self._look_up(name))
         except AfsError as error:
-            # What was right minutes ago most likely is; if not, the fileserver will say so.
-            if error.code is AfsCode.RX_CALL_DEAD and known is not None:
-                return known[0]
-            raise
+            if error.code is AfsCode.VNOVOL:
+                self._known.pop(name, None)
 
     def forget(self, volume_id: int) -> None:
         """The volume is not where it was thought to be."""
@@ -100,7 +117,9 @@ class VolumeLocation:
             self._journal.count("location_calls")
             request = volume_location_pb2.ListEntriesRequest(after=after, limit=LIST_LIMIT)
             try:
-                response = await self._stub.ListEntries(request, timeout=LOOK_UP_TIMEOUT_S)
+                response = await self._stub.ListEntries(
+                    request, timeout=LOOK_UP_TIMEOUT_S, wait_for_ready=True
+                )
             except grpc.aio.AioRpcError as error:
                 raise self._error(error) from None
             volumes += [
@@ -131,7 +150,9 @@ class VolumeLocation:
         self, request: volume_location_pb2.GetEntryRequest
     ) -> vol_server_pb2.VolumeEntry:
         try:
-            response = await self._stub.GetEntry(request, timeout=LOOK_UP_TIMEOUT_S)
+            response = await self._stub.GetEntry(
+                request, timeout=LOOK_UP_TIMEOUT_S, wait_for_ready=True
+            )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
         return response.entry

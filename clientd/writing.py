@@ -88,8 +88,10 @@ class Writing:
         if created is not None:
             set_status = NOTHING
         first = await anext(data, b"")
+        if not first and created is not None:
+            return created
         if not first and not options.truncate and set_status == NOTHING:
-            return created or (await self._statuses.status(place.server, place.fid)).vnode
+            return (await self._statuses.status(place.server, place.fid)).vnode
         opening = pb.StoreDataOpen(
             fid=fid_to_wire(place.fid),
             offset=offset,

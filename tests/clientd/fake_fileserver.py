@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 
 from afs.errors import AfsCode, AfsError
+from afs.runtime.request_stream import whole_stream
 from afs.runtime.server import DaemonServer
 from afs.types import BreakReason, DirectoryEntry, Fid, Vnode, VnodeType, root_fid
 from afs.v1 import (
@@ -73,6 +74,8 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
         self.address = ""
         self.epoch = 7
         self.incarnation = "first"
+        self.has_clones = False
+        self.location_fails: list[AfsError] = []
         self.lease_s = 10.0
         self.lifetime_s = 3600
         self.gives_promises = True
@@ -279,10 +282,10 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             yield file_server_pb2.FetchDataResponse(data=data[at : min(at + step, end)])
 
     async def StoreData(self, request_iterator: Any, context: Any) -> Any:
-        await self._begin("StoreData", context)
+        self._called("StoreData")
         opening = None
         stored = bytearray()
-        async for request in request_iterator:
+        async for request in whole_stream(request_iterator, context):
             opening = opening or request.open
             stored += request.data
         assert opening is not None
@@ -294,6 +297,7 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             data += bytes(opening.offset - len(data))
         data[opening.offset : opening.offset + len(stored)] = stored
         self.change(node.vnode.fid, bytes(data))
+        self._set(node, opening.set_status)
         return await self._end(
             "StoreData",
             file_server_pb2.StoreDataResponse(
@@ -341,6 +345,7 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
     async def CreateFile(self, request: Any, context: Any) -> Any:
         await self._begin("CreateFile", context)
         node, directory = self._make(request, VnodeType.FILE)
+        self._set(node, request.set_status)
         return await self._end(
             "CreateFile",
             file_server_pb2.CreateFileResponse(
@@ -434,8 +439,11 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
 
     async def GetEntry(self, request: Any, context: Any) -> Any:
         self.calls["GetEntry"] += 1
-        by_id = {volume: name for name, volume in self.volumes.items()}
+        if self.location_fails:
+            raise self.location_fails.pop(0)
+        by_id = {volume + more: name for name, volume in self.volumes.items() for more in range(3)}
         name = by_id.get(request.volume_id, "") if request.volume_id else request.name
+        name = name.removesuffix(".readonly").removesuffix(".backup")
         if name not in self.volumes:
             raise AfsError(AfsCode.VNOVOL, name)
         return volume_location_pb2.GetEntryResponse(entry=self._entry(name))
@@ -450,14 +458,27 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
         site = vol_server_pb2.Site(
             file_server=self.address, type=types_pb2.VOLUME_TYPE_READ_WRITE, partition="vicepa"
         )
-        return vol_server_pb2.VolumeEntry(name=name, read_write_id=self.volumes[name], sites=[site])
+        read_only = vol_server_pb2.Site(
+            file_server=self.address, type=types_pb2.VOLUME_TYPE_READ_ONLY, partition="vicepa"
+        )
+        number = self.volumes[name]
+        return vol_server_pb2.VolumeEntry(
+            name=name,
+            read_write_id=number,
+            read_only_id=number + 1 if self.has_clones else 0,
+            backup_id=number + 2 if self.has_clones else 0,
+            sites=[site, read_only],
+        )
 
     # --- within ---
 
-    async def _begin(self, method: str, context: Any) -> None:
+    def _called(self, method: str) -> None:
         self.calls[method] += 1
         if self.fails.get(method):
             raise self.fails[method].pop(0)
+
+    async def _begin(self, method: str, context: Any) -> None:
+        self._called(method)
         await context.send_initial_metadata((("afs-epoch", str(self.epoch)),))
 
     async def _end(self, method: str, response: Any) -> Any:
@@ -497,6 +518,11 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
         directory.names[name] = fid
         self._touch(directory)
         return fid
+
+    @staticmethod
+    def _set(node: Node, set_status: types_pb2.SetStatus) -> None:
+        if set_status.HasField("mode"):
+            node.vnode = replace(node.vnode, mode=set_status.mode)
 
     def _touch(self, directory: Node) -> None:
         directory.vnode = replace(

@@ -8,6 +8,7 @@ import pytest
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import MIB
+from afs.v1 import cache_manager_pb2, types_pb2
 from tests.clientd.fake_fileserver import FakeFileServer
 from tests.clientd.local_program import CACHE, LocalProgram
 
@@ -212,3 +213,47 @@ async def test_early_refusal_of_a_long_write_is_told(
         with pytest.raises(AfsError, match="the quota") as caught:
             await program.write("/home/f", [bytes(500_000)] * 8)
         assert caught.value.code is AfsCode.VOVERQUOTA
+
+
+async def test_writer_that_goes_away_changes_nothing(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """A store that was broken off leaves the file as it was, and is not trusted to have."""
+    await program.write("/home/f", b"old")
+    await program.until_leased()
+    call = program.stub.Write()
+    opening = cache_manager_pb2.WriteOpen(path="/home/f", truncate=True)
+    await call.write(cache_manager_pb2.WriteRequest(open=opening, data=b"new"))
+    await program.until(lambda: server.calls["StoreData"] == 2)
+    call.cancel()
+    fid = next(fid for fid, node in server.nodes.items() if node.data)
+    await program.until(lambda: program.client.services.servers.trusted(fid) is None)
+    assert (await program.read("/home/f")).data == b"old"
+
+
+async def test_two_who_make_the_same_file(server: FakeFileServer, program: LocalProgram) -> None:
+    """One of them makes it, both write it."""
+    await asyncio.gather(*(program.write("/home/f", b"%d" % number) for number in range(4)))
+    assert (await program.read("/home/f")).data in (b"0", b"1", b"2", b"3")
+    assert list(server.nodes[server.root].names) == ["f"]
+
+
+async def test_first_message_must_open(program: LocalProgram) -> None:
+    """And no other one may."""
+    opening = cache_manager_pb2.WriteRequest(
+        open=cache_manager_pb2.WriteOpen(path="/home/f", create=True)
+    )
+    for messages in ([], [cache_manager_pb2.WriteRequest(data=b"x")], [opening, opening]):
+        with pytest.raises(AfsError) as caught:
+            await program.call(program.stub.Write(iter(messages)))
+        assert caught.value.code is AfsCode.EINVAL
+
+
+async def test_attributes_are_set(server: FakeFileServer, program: LocalProgram) -> None:
+    """With the file's making, and by a write without data."""
+    mode = types_pb2.SetStatus(mode=0o600)
+    assert (await program.write("/home/f", b"", truncate=False, set_status=mode)).mode == 0o600
+    mode = types_pb2.SetStatus(mode=0o640)
+    assert (await program.write("/home/f", b"", truncate=False, set_status=mode)).mode == 0o640
+    await program.write("/home/f", b"", truncate=False)
+    assert server.calls["StoreData"] == 1

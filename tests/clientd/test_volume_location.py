@@ -1,0 +1,104 @@
+"""Where volumes are: looked up once, confirmed later, by name, suffix or number."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from afs.errors import AfsCode, AfsError
+from clientd.journal import Journal
+from clientd.volume_location import LOCATION_LIFETIME_S, VolumeLocation
+from tests.clientd.fake_fileserver import VOLUME, FakeFileServer
+from tests.fakes import FakeClock
+
+
+class Located:
+    """A location client and its clock."""
+
+    def __init__(self, address: str) -> None:
+        self.clock = FakeClock()
+        self.location = VolumeLocation(address, clock=self.clock, journal=Journal(self.clock))
+
+
+@pytest.fixture
+async def located(server: FakeFileServer) -> AsyncIterator[Located]:
+    """A location client of the fake service."""
+    located = Located(server.address)
+    yield located
+    await located.location.close()
+
+
+async def test_names_suffixes_and_numbers(server: FakeFileServer, located: Located) -> None:
+    """Each of a volume's three ids, by name and by number."""
+    server.has_clones = True
+    for name, volume in (
+        ("home", VOLUME),
+        ("home.readonly", VOLUME + 1),
+        ("home.backup", VOLUME + 2),
+        (str(VOLUME), VOLUME),
+        (str(VOLUME + 1), VOLUME + 1),
+        (str(VOLUME + 2), VOLUME + 2),
+    ):
+        site = await located.location.find(name)
+        assert (site.volume_id, site.file_server) == (volume, server.address)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "0", "99999999999", "77", "home.readonly"])
+async def test_volumes_that_are_not_there(
+    server: FakeFileServer, located: Located, name: str
+) -> None:
+    """VNOVOL, also for a clone that was not made."""
+    with pytest.raises(AfsError) as caught:
+        await located.location.find(name)
+    assert caught.value.code is AfsCode.VNOVOL
+
+
+async def test_location_is_remembered_and_confirmed(
+    server: FakeFileServer, located: Located
+) -> None:
+    """Nobody waits for the confirmation; what it says holds from then on."""
+    location = located.location
+    await location.find("home")
+    await location.find("home")
+    assert server.calls["GetEntry"] == 1
+    located.clock.advance(LOCATION_LIFETIME_S)
+    server.volumes["home"] = VOLUME + 10
+    assert (await location.find("home")).volume_id == VOLUME
+    await location.confirmed()
+    assert (await location.find("home")).volume_id == VOLUME + 10
+    located.clock.advance(LOCATION_LIFETIME_S)
+    server.location_fails = [AfsError(AfsCode.VRESTARTING, "not now")]
+    assert (await location.find("home")).volume_id == VOLUME + 10
+    await location.confirmed()
+    located.clock.advance(LOCATION_LIFETIME_S)
+    del server.volumes["home"]
+    await location.find("home")
+    await location.confirmed()
+    with pytest.raises(AfsError, match="VNOVOL"):
+        await location.find("home")
+
+
+async def test_forgotten_locations_are_looked_up(server: FakeFileServer, located: Located) -> None:
+    """One volume's, or all."""
+    location = located.location
+    assert not location.forget_all()
+    await location.find("home")
+    location.forget(VOLUME + 1)
+    await location.find("home")
+    assert server.calls["GetEntry"] == 1
+    location.forget(VOLUME)
+    await location.find("home")
+    assert location.forget_all()
+    await location.find("home")
+    assert server.calls["GetEntry"] == 3
+
+
+async def test_other_errors_are_told_with_the_service(
+    server: FakeFileServer, located: Located
+) -> None:
+    """Who failed is in the detail."""
+    server.location_fails = [AfsError(AfsCode.VSALVAGE, "damaged")]
+    with pytest.raises(AfsError, match=server.address) as caught:
+        await located.location.find("home")
+    assert caught.value.code is AfsCode.VSALVAGE
