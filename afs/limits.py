@@ -38,7 +38,8 @@ PROMISE_GRACE_S: Final = 180
 # Promises in all; beyond it space is made fairly. At about 150 bytes each this bounds the table to
 # some 300 MiB.
 MAX_PROMISES: Final = 2_000_000
-# Promises of one host: a client that caches this many files is large, one that wants more is at fault.
+# Promises of one host: a client that caches this many files is large, one that wants more is at
+# fault.
 MAX_PROMISES_PER_HOST: Final = 1_000_000
 # Promises broken at a time to make space: one message to the host that holds most.
 EVICTION_BATCH_PROMISES: Final = 1000
@@ -50,10 +51,13 @@ MAX_WAITING_CALLS_PER_HOST: Final = 64
 # Breaks queued for one host; one that lets more pile up within the deadline is marked down and
 # reset instead.
 MAX_BREAKS_OUTSTANDING_PER_HOST: Final = 4096
-# Promises the worker dismantles, and hosts it tells, before it gives the event loop back: about 1 ms
-# of work each.
+# Promises the worker dismantles, and hosts it tells, before it gives the event loop back: about 1
+# ms of work each.
 WORKER_SLICE_PROMISES: Final = 2048
-WORKER_SLICE_HOSTS: Final = 128
+WORKER_SLICE_HOSTS: Final = 16
+# The worker begins this long after it was woken: the ack that follows the mark leaves first,
+# however many hosts are to be told, and a client hears of its break no later than it would notice.
+ACK_HEAD_START_S: Final = 0.001
 # Expired promises are looked for this often: the table is at most this much larger than it need be.
 PROMISE_SWEEP_S: Final = 60.0
 # Promises looked at in one slice of that: about 1 ms of work.
@@ -123,8 +127,8 @@ RECONNECT_FIRST_S: Final = 0.1
 # together below the channel lease, so that a dead connection is replaced before the lease ran out.
 KEEPALIVE_TIME_S: Final = 5.0
 KEEPALIVE_TIMEOUT_S: Final = 3.0
-# A client that still sends while its call has failed already is read for at most this long before it
-# is answered, less if it is silent for so long.
+# A client that still sends while its call has failed already is read for at most this long before
+# it is answered, less if it is silent for so long.
 HEAR_OUT_S: Final = 5.0
 HEAR_OUT_SILENCE_S: Final = 0.5
 # Calls and streams open at a time on one connection: bounds what one peer can make a server hold

@@ -8,8 +8,14 @@ counted: it means that a wake-up was lost (I5).
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
+from afs.limits import ACK_HEAD_START_S
+from afs.runtime.malloc import trim_malloc
 from afsd.callbacks import CallBacks
+
+# Some 100,000 promises.
+_TRIM_AFTER_SLICES: Final = 50
 
 
 async def break_worker(callbacks: CallBacks, tick_s: float) -> None:
@@ -23,21 +29,31 @@ async def break_worker(callbacks: CallBacks, tick_s: float) -> None:
     woken = True
     while True:
         callbacks.wake_worker.clear()
-        worked = False
-        while callbacks.break_later_callbacks():
-            worked = True
-            # Whoever else has something to do has a turn between two slices.
-            await asyncio.sleep(0)
+        worked = await _work_off(callbacks)
         if not woken:
             counters["worker_ticks"] += 1
             counters["worker_ticks_that_found_work"] += worked
-        if worked:
-            callbacks.observe("worker.finished")
         try:
             async with asyncio.timeout(tick_s):
                 await callbacks.wake_worker.wait()
             woken = True
             counters["worker_wakeups"] += 1
             callbacks.observe("worker.woken")
+            await asyncio.sleep(ACK_HEAD_START_S)
         except TimeoutError:
             woken = False
+
+
+async def _work_off(callbacks: CallBacks) -> bool:
+    """Calls BreakLaterCallBacks until it finds nothing; False if there was nothing at all."""
+    slices = 0
+    while callbacks.break_later_callbacks():
+        slices += 1
+        # Whoever else has something to do has a turn between two slices.
+        await asyncio.sleep(0)
+    if slices:
+        callbacks.observe("worker.finished")
+    if slices >= _TRIM_AFTER_SLICES:
+        # A large table that is gone leaves the allocator with memory the machine can use.
+        await asyncio.to_thread(trim_malloc)
+    return slices > 0

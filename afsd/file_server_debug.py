@@ -115,6 +115,7 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
             "promises": machine.table.size,
             "hosts": len(machine.hosts),
             "volumes_marked_now": len(machine.later.marked),
+            "later_work": machine.later.work_left,
             "watch_events_dropped": self._callbacks.watch_events_dropped,
             **{f"calls{name}": count for name, count in self._request_counts().items()},
         }

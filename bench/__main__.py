@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from bench import break_policies, bulk_data, fetch_status, give_back_ack
+from bench import break_policies, bulk_data, fetch_status, give_back_ack, marking
 from bench.report import RESULTS, Report
 
 MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
@@ -15,6 +15,7 @@ MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
     "fetch_status": fetch_status.run,
     "bulk_data": bulk_data.run,
     "break_policies": break_policies.run,
+    "marking": marking.run,
 }
 
 

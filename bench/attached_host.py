@@ -32,13 +32,18 @@ class AttachedHost:
         address: of the fileserver.
         acks: whether it acknowledges breaks; to the fileserver, one that does not is dead. Resets
             it acknowledges.
+
+    Attributes:
+        acks: the same, from now on.
+        files: stub of FileServer.
+        metadata: names the host in a call.
     """
 
     def __init__(self, address: str, *, acks: bool = True) -> None:
-        self._acks = acks
-        self._metadata = (("afs-host-uuid", str(uuid4())),)
+        self.acks = acks
+        self.metadata = (("afs-host-uuid", str(uuid4())),)
         self._channel = open_channel(address)
-        self._files: Any = file_server_pb2_grpc.FileServerStub(self._channel)
+        self.files: Any = file_server_pb2_grpc.FileServerStub(self._channel)
         self._attach: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._told: dict[int, float] = {}
@@ -47,7 +52,7 @@ class AttachedHost:
 
     async def __aenter__(self) -> Self:
         stub: Any = callback_channel_pb2_grpc.CallBackChannelStub(self._channel)
-        self._attach = stub.Attach(metadata=self._metadata)
+        self._attach = stub.Attach(metadata=self.metadata)
         await self._attach.write(pb.AttachRequest(hello=pb.Hello(client="bench")))
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._renew())]
         await self._reset.wait()
@@ -68,7 +73,7 @@ class AttachedHost:
     async def take_promise(self, fid: Fid) -> None:
         """FetchStatus, which gives a promise."""
         request = file_server_pb2.FetchStatusRequest(fid=fid_to_wire(fid))
-        answer = await self._files.FetchStatus(request, metadata=self._metadata)
+        answer = await self.files.FetchStatus(request, metadata=self.metadata)
         assert answer.HasField("callback"), "no promise was given"
 
     async def take_promises(self, fids: Sequence[Fid]) -> None:
@@ -76,7 +81,7 @@ class AttachedHost:
         for start in range(0, len(fids), MAX_BULK_FIDS):
             some = [fid_to_wire(fid) for fid in fids[start : start + MAX_BULK_FIDS]]
             request = file_server_pb2.BulkStatusRequest(fids=some)
-            answer = await self._files.BulkStatus(request, metadata=self._metadata)
+            answer = await self.files.BulkStatus(request, metadata=self.metadata)
             assert all(result.HasField("callback") for result in answer.results)
 
     async def told_of(self, volume: int) -> float:
@@ -97,7 +102,7 @@ class AttachedHost:
                     self._told[target.volume] = came
                 async with self._came:
                     self._came.notify_all()
-            if self._acks or kind == "init_callback_state":
+            if self.acks or kind == "init_callback_state":
                 await self._attach.write(pb.AttachRequest(ack=pb.Ack(sequence=body.sequence)))
                 self._reset.set()
 

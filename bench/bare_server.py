@@ -2,7 +2,8 @@
 
 `python -m bench.bare_server FILE` prints its port and serves until it is stopped. `Empty` answers
 an empty message; `Download` streams as many pieces as the request says; `Upload` writes what
-arrives to FILE, in a thread, and answers when that is on disk.
+arrives to FILE, in a thread, and answers when that is on disk. `Listen` streams whatever `Push` is
+called with, to everybody who listens, until they hang up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import grpc.aio
 import uvloop
 
 from afs.limits import DATA_PIECE_BYTES, MAX_MESSAGE_BYTES
-from afs.runtime.daemon import tune_malloc
+from afs.runtime.malloc import tune_malloc
 
 SERVICE: Final = "bench.Bare"
 
@@ -46,6 +47,30 @@ def _uploader(path: str) -> Any:
     return upload
 
 
+class FanOut:
+    """Messages that are pushed to everybody who listens."""
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Queue[bytes]] = set()
+
+    async def listen(self, request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        """A first message, which says that it listens, and then what is pushed."""
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            yield request
+            while True:
+                yield await queue.get()
+        finally:
+            self._listeners.discard(queue)
+
+    async def push(self, request: bytes, _context: Any) -> bytes:
+        """Answers when it is on its way, as FSSYNC does."""
+        for queue in self._listeners:
+            queue.put_nowait(request)
+        return b""
+
+
 async def serve(path: str) -> None:
     """Serves on a free port of 127.0.0.1, which it prints."""
     server = grpc.aio.server(
@@ -54,10 +79,13 @@ async def serve(path: str) -> None:
             ("grpc.so_reuseport", 0),
         ]
     )
+    fan_out = FanOut()
     handlers: dict[str, Any] = {
         "Empty": grpc.unary_unary_rpc_method_handler(_empty),
         "Download": grpc.unary_stream_rpc_method_handler(_download),
         "Upload": grpc.stream_unary_rpc_method_handler(_uploader(path)),
+        "Listen": grpc.unary_stream_rpc_method_handler(fan_out.listen),
+        "Push": grpc.unary_unary_rpc_method_handler(fan_out.push),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

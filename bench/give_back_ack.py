@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from afs.runtime.channel import open_channel
@@ -19,45 +14,6 @@ PROMISES: Final = 10_000
 ROUNDS: Final = 15
 # Calls without promises for each one with: they are cheap, and their median steadier.
 PLAIN_CALLS: Final = 20
-
-
-class FrozenHolder:
-    """A client process that holds promises and can be frozen."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._until_ready()
-
-    def _until_ready(self) -> None:
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def take_promises(self) -> None:
-        """Thaws it and has it take all promises again."""
-        self._process.send_signal(signal.SIGCONT)
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        self._until_ready()
-
-    def freeze(self) -> None:
-        """Stops it; returns when the kernel has done so."""
-        self._process.send_signal(signal.SIGSTOP)
-
-
-@contextmanager
-def holder(address: str, volume: int, promises: int) -> Iterator[FrozenHolder]:
-    """A holder process, ended with SIGKILL, as a frozen one hears nothing else."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.holder", address, str(volume), str(promises)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield FrozenHolder(process)
-        finally:
-            process.kill()
 
 
 async def run() -> Report:
@@ -86,12 +42,12 @@ async def run() -> Report:
 
             plain: list[float] = []
             frozen: list[float] = []
-            with holder(cell.file_server, full, PROMISES) as client:
+            with stage.holders(cell.file_server, full, 1) as client:
                 for _ in range(ROUNDS):
+                    await client.take_promises(PROMISES)
                     plain += [await break_callbacks(empty, 0) for _ in range(PLAIN_CALLS)]
                     client.freeze()
                     frozen.append(await break_callbacks(full, PROMISES))
-                    client.take_promises()
     report.add(
         compare(
             "BREAKCBKS, 10,000 promises of a frozen client",

@@ -1,72 +1,57 @@
-"""A client that holds promises.
+"""Clients that hold promises, in a process: `python -m bench.holder ADDRESS VOLUME HOSTS`.
 
-`python -m bench.holder ADDRESS VOLUME COUNT` prints "ready" when it does. It acknowledges resets
-and breaks and renews its lease, until it is stopped (or frozen, which is what it is for). A line on
-its standard input has it take all promises again.
+Each host attaches, renews its lease, and acknowledges resets and breaks. A line with a number on
+standard input has every host take promises on that many files of the volume's root; "ready" is
+printed when they have them. It ends with its standard input (or is frozen, which is what it is
+for).
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
-from uuid import uuid4
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Final
 
 import uvloop
 
-from afs.limits import CHANNEL_LEASE_S, LEASE_RENEWALS_PER_LEASE, MAX_BULK_FIDS
 from afs.runtime.channel import open_channel
-from afs.types import root_fid
-from afs.v1 import callback_channel_pb2 as pb
-from afs.v1 import callback_channel_pb2_grpc, file_server_pb2, file_server_pb2_grpc
-from afs.wire import fid_to_wire
+from afs.types import Fid, root_fid
+from afs.v1 import file_server_pb2, file_server_pb2_grpc
+from afs.wire import fid_from_wire, fid_to_wire
+from bench.attached_host import AttachedHost
+
+# Hosts that take promises at a time.
+_LANES: Final = 4
+
+
+async def _files(address: str, volume: int) -> list[Fid]:
+    """The files in a volume's root, in order of their names."""
+    async with open_channel(address) as channel:
+        stub = file_server_pb2_grpc.FileServerStub(channel)
+        request = file_server_pb2.ReadDirRequest(directory=fid_to_wire(root_fid(volume)))
+        return [
+            fid_from_wire(entry.fid)
+            async for answer in stub.ReadDir(request)
+            for entry in answer.entries
+        ]
 
 
 async def hold(address: str, volume: int, count: int) -> None:
-    """Attaches, takes promises on `count` files of the volume's root, and answers breaks."""
-    metadata = (("afs-host-uuid", str(uuid4())),)
-    async with open_channel(address) as channel:
-        stub = file_server_pb2_grpc.FileServerStub(channel)
-        listing = stub.ReadDir(
-            file_server_pb2.ReadDirRequest(directory=fid_to_wire(root_fid(volume)))
-        )
-        fids = [entry.fid async for answer in listing for entry in answer.entries][:count]
-        attach = callback_channel_pb2_grpc.CallBackChannelStub(channel).Attach(metadata=metadata)
-        await attach.write(pb.AttachRequest(hello=pb.Hello(client="bench.holder")))
-        known = asyncio.Event()
-        tasks = [asyncio.create_task(_answer(attach, known)), asyncio.create_task(_renew(attach))]
-        # From the reset on the fileserver knows this host, and holds its calls until the ack.
-        await known.wait()
+    """Serves the commands on standard input."""
+    fids = await _files(address, volume)
+    async with AsyncExitStack() as stack:
+        hosts = [await stack.enter_async_context(AttachedHost(address)) for _ in range(count)]
         lines = await _standard_input()
-        while True:
-            for start in range(0, len(fids), MAX_BULK_FIDS):
-                request = file_server_pb2.BulkStatusRequest(
-                    fids=fids[start : start + MAX_BULK_FIDS]
-                )
-                answer = await stub.BulkStatus(request, metadata=metadata)
-                assert all(result.HasField("callback") for result in answer.results)
+
+        async def take(some: Sequence[AttachedHost], promises: int) -> None:
+            for host in some:
+                await host.take_promises(fids[:promises])
+
+        while line := await lines.readline():
+            await asyncio.gather(*(take(hosts[lane::_LANES], int(line)) for lane in range(_LANES)))
             print("ready", flush=True)
-            if not await lines.readline():
-                break
-        for task in tasks:
-            task.cancel()
-
-
-async def _answer(attach: Any, known: asyncio.Event) -> None:
-    async for message in attach:
-        kind = message.WhichOneof("message")
-        if kind in ("init_callback_state", "break"):
-            ack = pb.Ack(sequence=getattr(message, kind).sequence)
-            await attach.write(pb.AttachRequest(ack=ack))
-            known.set()
-
-
-async def _renew(attach: Any) -> None:
-    number = 0
-    while True:
-        number += 1
-        await attach.write(pb.AttachRequest(renew_lease=pb.RenewLease(number=number)))
-        await asyncio.sleep(CHANNEL_LEASE_S / LEASE_RENEWALS_PER_LEASE)
 
 
 async def _standard_input() -> asyncio.StreamReader:

@@ -8,6 +8,7 @@ import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -118,6 +119,11 @@ def compare(
     """A row from samples that were taken in turn: medians, and the ratio of the medians."""
     mine, theirs = statistics.median(ours), statistics.median(base)
     return Row(what, mine, theirs, unit, mine / theirs, at_least, at_most, note)
+
+
+def p99(values: Sequence[float]) -> float:
+    """What 99 % of the values do not exceed; the largest one if there are fewer than 100."""
+    return sorted(values)[ceil(len(values) * 0.99) - 1]
 
 
 def _number(value: float) -> str:

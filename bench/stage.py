@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,48 @@ def bare_server() -> Iterator[tuple[str, int]]:
             process.terminate()
 
 
+class Holders:
+    """Clients in a process of their own, that hold promises and can be frozen."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    async def take_promises(self, each: int) -> None:
+        """Thaws them and has each take this many promises."""
+        self._process.send_signal(signal.SIGCONT)
+        await asyncio.to_thread(self._take, each)
+
+    def _take(self, each: int) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{each}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line == "ready\n", f"the holders failed: {line!r}"
+
+    def freeze(self) -> None:
+        """Stops them; returns when the kernel has done so."""
+        self._process.send_signal(signal.SIGSTOP)
+
+
+@contextmanager
+def holders(address: str, volume: int, hosts: int) -> Iterator[Holders]:
+    """Clients that hold promises on files of a volume.
+
+    Ended with SIGKILL, which frozen ones hear.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.holder", address, str(volume), str(hosts)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Holders(process)
+        finally:
+            process.kill()
+
+
 async def create_volume(where: Cell, name: str) -> int:
     """A new volume; its id."""
     async with open_channel(where.vol_server) as channel:
@@ -104,7 +147,16 @@ def cpu_s(pid: int) -> float:
 
 def peak_memory_mib(pid: int) -> float:
     """The most memory a process has used so far, in MiB."""
+    return _status_mib(pid, "VmHWM")
+
+
+def memory_mib(pid: int) -> float:
+    """The memory a process uses now, in MiB."""
+    return _status_mib(pid, "VmRSS")
+
+
+def _status_mib(pid: int, key: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{key}:"):
             return int(line.split()[1]) / 1024
-    raise AssertionError("no VmHWM in /proc")
+    raise AssertionError(f"no {key} in /proc")

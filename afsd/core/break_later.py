@@ -96,6 +96,11 @@ class BreakLater:
             return 1
         return 0
 
+    @property
+    def work_left(self) -> int:
+        """Volumes that are marked, or whose entries are not dismantled yet."""
+        return len(self.marked) + len(self._dismantling)
+
     def break_now(self, mark: MarkedVolume, now: float, wait: Wait) -> None:
         """Tells all hosts of a mark at once, for policies whose FSSYNC handler does the work."""
         for session in list(mark.untold):

@@ -64,6 +64,7 @@ from afsd.core.deliveries import (
     Wait,
     WaitOver,
 )
+from afsd.core.doubts import EVERYTHING
 from afsd.core.hosts import CallBack, Host, Session
 from afsd.core.instructions import (
     CloseChannel,
@@ -114,6 +115,8 @@ class CallBackMachine:
             host = self.deliveries.add_host(uuid, now)
             host.session.lease_end = now + settings.stretched_lease_s
             self.deliveries.mark_down(host, DownCause.SERVER_RESTARTED, now)
+            if settings.strict:
+                self.deliveries.doubts.untold(uuid, host.session.lease_end, (EVERYTHING,))
         self.deliveries.deadlines.add(now + PROMISE_SWEEP_S, SweepDue())
 
     @property
@@ -235,12 +238,15 @@ class CallBackMachine:
         wait = Wait(ticket)
         writing = self.hosts.get(writer) if writer else None
         keep = writing.session if writing else None
+        if self.settings.strict:
+            self._outlive_earlier_changes(changed, writer, wait, now)
         targets: dict[tuple[Host, BreakReason], list[Fid]] = {}
         for fid, reason in changed:
             for callback in self.table.take(fid, keep):
                 session = callback.session
                 if not session.alive:
                     if self.settings.strict and session.lease_end > now:
+                        self.deliveries.doubt(session.host, (fid,), session.lease_end)
                         self.deliveries.outlive(wait, session.lease_end)
                 elif callback.expires_at > now:
                     targets.setdefault((session.host, reason), []).append(fid)
@@ -257,7 +263,36 @@ class CallBackMachine:
         """False if `break_callbacks` would find nobody to tell: then no writer need wait."""
         host = self.hosts.get(writer) if writer else None
         keep = host.session if host else None
+        if self.settings.strict and self._has_earlier_changes(changed, writer):
+            return True
         return any(self.table.has_holder_but(fid, keep) for fid, _ in changed)
+
+    def _has_earlier_changes(
+        self, changed: Sequence[tuple[Fid, BreakReason]], writer: str | None
+    ) -> bool:
+        volumes = {fid.volume for fid, _ in changed}
+        doubts = self.deliveries.doubts
+        return any(mark.promises.volume in volumes for mark in self.later.marked) or any(
+            doubts.under_way(fid) or doubts.trusted_until(fid, writer) for fid, _ in changed
+        )
+
+    def _outlive_earlier_changes(
+        self,
+        changed: Sequence[tuple[Fid, BreakReason]],
+        writer: str | None,
+        wait: Wait,
+        now: float,
+    ) -> None:
+        """With strict coherence, a writer waits also for what earlier changes took from hosts.
+
+        A holder that has not taken in the break of a change before this one, or of its volume,
+        would go on answering with what is older than both (I8).
+        """
+        volumes = {fid.volume for fid, _ in changed}
+        for mark in [mark for mark in self.later.marked if mark.promises.volume in volumes]:
+            self.later.break_now(mark, now, None)
+        for fid, _ in changed:
+            self.deliveries.outlive_doubts(wait, fid, writer, now)
 
     # --- volumes: marked now, broken later --------------------------------------------------------
 
@@ -269,6 +304,7 @@ class CallBackMachine:
         Returns:
             How many callbacks, and the wake-up of the worker.
         """
+        self.deliveries.doubts.volume_marked(volume)
         mark = self.later.mark(volume, reason, self._advance())
         if mark is not None:
             self.deliveries.out.append(WakeWorker())
@@ -285,6 +321,7 @@ class CallBackMachine:
             How many callbacks, and the instructions.
         """
         wait = Wait(ticket)
+        self.deliveries.doubts.volume_marked(volume)
         mark = self.later.mark(volume, reason, self._advance())
         if mark is not None:
             self.later.break_now(mark, now, wait)
@@ -356,6 +393,7 @@ class CallBackMachine:
         # Whoever waited for acks on the old channel waits for the ack of the reset, which covers
         # them (T18).
         carried = self.deliveries.drop_owed(host)
+        self.deliveries.doubts.settled(uuid)
         self.deliveries.toss(host)
         host.channel, host.address, host.client = channel, address, client
         host.reset_done = False
@@ -445,6 +483,7 @@ class CallBackMachine:
 
     def _sweep_slice(self, now: float) -> None:
         if self._sweeping is None:
+            self.deliveries.doubts.sweep(now)
             self._sweeping = self.table.sweep(now)
         looked_at = 0
         for count in self._sweeping:

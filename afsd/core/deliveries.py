@@ -17,11 +17,13 @@ Theory of operation
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from afs.limits import HOST_EXPIRY_S, MAX_BREAKS_OUTSTANDING_PER_HOST
 from afs.types import BreakReason, Fid
 from afsd.core.deadlines import Deadlines
+from afsd.core.doubts import Doubts
 from afsd.core.hosts import Host
 from afsd.core.instructions import (
     AnswerRenewal,
@@ -53,15 +55,16 @@ class Wait:
 
 
 class Delivery:
-    """One message that a host has to acknowledge."""
+    """One message that a host has to acknowledge; a reset has no targets."""
 
-    __slots__ = ("host", "is_reset", "of_volume", "sequence", "waits")
+    __slots__ = ("host", "is_reset", "of_volume", "sequence", "targets", "waits")
 
-    def __init__(self, host: Host, sequence: int, *, is_reset: bool, of_volume: bool) -> None:
+    def __init__(self, host: Host, sequence: int, targets: tuple[Fid, ...]) -> None:
         self.host = host
         self.sequence = sequence
-        self.is_reset = is_reset
-        self.of_volume = of_volume
+        self.targets = targets
+        self.is_reset = not targets
+        self.of_volume = any(target.is_whole_volume for target in targets)
         self.waits: list[Wait] = []
 
 
@@ -121,6 +124,7 @@ class Deliveries:
         self.hosts: dict[str, Host] = {}
         self.counters: Counter[str] = Counter()
         self.deadlines: Deadlines[Due] = Deadlines()
+        self.doubts = Doubts()
         self.observing = False
         self.out: list[Instruction] = []
         self._table = table
@@ -150,13 +154,14 @@ class Deliveries:
         if len(host.outstanding) >= MAX_BREAKS_OUTSTANDING_PER_HOST:
             self.mark_down(host, DownCause.TOO_MANY_OUTSTANDING, now)
         if host.down:
+            self.doubt(host, targets, host.session.lease_end)
             if wait is not None:
                 self._await_lease(wait, host, now)
             return
         assert host.channel is not None, "a host without a channel holds no promises"
-        delivery = self._deliver(
-            host, now, is_reset=False, of_volume=any(target.is_whole_volume for target in targets)
-        )
+        delivery = self._deliver(host, now, targets)
+        if self.settings.strict:
+            self.doubts.sent(delivery)
         if wait is not None:
             wait.pending += 1
             delivery.waits.append(wait)
@@ -167,15 +172,15 @@ class Deliveries:
     def send_reset(self, host: Host, now: float) -> Delivery:
         """Sends InitCallBackState to a host that has a channel."""
         assert host.channel is not None, "only a host with a channel can be reset"
-        delivery = self._deliver(host, now, is_reset=True, of_volume=False)
+        delivery = self._deliver(host, now, ())
         self.counters["resets_sent"] += 1
         self.out.append(SendReset(host.channel, delivery.sequence))
         self.observe("reset.sent", host, sequence=delivery.sequence)
         return delivery
 
-    def _deliver(self, host: Host, now: float, *, is_reset: bool, of_volume: bool) -> Delivery:
+    def _deliver(self, host: Host, now: float, targets: tuple[Fid, ...]) -> Delivery:
         self._message += 1
-        delivery = Delivery(host, self._message, is_reset=is_reset, of_volume=of_volume)
+        delivery = Delivery(host, self._message, targets)
         host.outstanding[delivery.sequence] = delivery
         self.deadlines.add(now + self.settings.break_deadline_s, delivery)
         return delivery
@@ -198,7 +203,9 @@ class Deliveries:
             self.counters["acks_unexpected"] += 1
             self.heard_from(host, now)
             return
+        self.doubts.ended(delivery)
         if delivery.is_reset:
+            self.doubts.settled(host.uuid)
             host.down = False
             host.reset_done = True
             self._start_lease(host, now)
@@ -228,6 +235,13 @@ class Deliveries:
 
         What it is owed is covered by the reset to come (M6).
         """
+        if self.settings.strict:
+            lease_end = host.session.lease_end
+            under_way = host.outstanding.values()
+            self.doubt(host, (target for one in under_way for target in one.targets), lease_end)
+            self.doubt(host, (mark.target for mark in host.delayed), lease_end)
+            held = (volume.volume for volume in host.session.volumes)
+            self.doubts.tossed(host.uuid, lease_end, held)
         for wait in self.drop_owed(host):
             self._await_lease(wait, host, now)
             self.one_less(wait)
@@ -247,6 +261,8 @@ class Deliveries:
         The waits on it, for the caller to end.
         """
         waits = [wait for delivery in host.outstanding.values() for wait in delivery.waits]
+        for delivery in host.outstanding.values():
+            self.doubts.ended(delivery)
         host.outstanding.clear()
         self.unmark(host)
         return waits
@@ -287,6 +303,24 @@ class Deliveries:
         """Has somebody wait for a lease to run out."""
         wait.pending += 1
         self.deadlines.add(lease_end, LeaseOutlived(wait))
+
+    def outlive_doubts(self, wait: Wait, fid: Fid, writer: str | None, now: float) -> None:
+        """With strict coherence, has a writer wait for everybody who may still rely on a vnode.
+
+        That is, of whom the table does not know any more: because of earlier changes.
+        """
+        for delivery in self.doubts.under_way(fid):
+            if delivery.host.uuid != writer:
+                wait.pending += 1
+                delivery.waits.append(wait)
+        lease_end = self.doubts.trusted_until(fid, writer)
+        if lease_end > now:
+            self.outlive(wait, lease_end)
+
+    def doubt(self, host: Host, targets: Iterable[Fid], lease_end: float) -> None:
+        """A host may rely on these until its lease has run out: it was not told."""
+        if self.settings.strict:
+            self.doubts.untold(host.uuid, lease_end, targets)
 
     def _await_lease(self, wait: Wait, host: Host, now: float) -> None:
         """With strict coherence, has a writer wait for the lease of a silent host to end."""
