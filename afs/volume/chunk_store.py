@@ -265,6 +265,10 @@ class ChunkStaging:
             [digest for digest in self._durable if not os.path.exists(self._store.path(digest))]
         )
 
+    def digests(self) -> set[bytes]:
+        """The hashes of the chunks that are durable."""
+        return set(self._durable)
+
     def let_go(self) -> None:
         """Drops the names in `staging`."""
         for digest in [*self._durable, *self._unsynced]:

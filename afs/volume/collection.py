@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,64 +48,72 @@ def collect_garbage(
     """
     garbage = [] if after is None else rows.read_garbage(writer, after, _SLICE_CHUNKS)
     stray = [digest for digest, _ in zip(strays, range(_SLICE_CHUNKS), strict=False)]
-    done = remove_unreferenced([*garbage, *stray], chunks, own=writer, own_path=path, wait=wait)
-    if done is None:
-        return after
-    strays.difference_update(done)
-    if done and garbage:
-        before_writing()
-        # Losing this in a crash only means to look again: no fsync for it.
-        writer.execute("PRAGMA synchronous = NORMAL")
-        try:
-            with writer:
-                writer.execute("BEGIN IMMEDIATE")
-                writer.executemany(
-                    "DELETE FROM garbage WHERE hash = ?", [(digest,) for digest in done]
-                )
-        finally:
-            writer.execute("PRAGMA synchronous = FULL")
+    if candidates := _unpinned([*garbage, *stray], chunks):
+        # Whoever holds the lock may do so for a while (a large clone), and commits wait for us.
+        with chunks.lock(exclusive=True, wait=wait) as locked:
+            if not locked or not _remove(candidates, chunks, own=writer, own_path=path):
+                return after
+            # Still locked: until this is done, others leave these chunks to us.
+            if garbage:
+                before_writing()
+                _forget_garbage(writer, candidates)
+        strays.difference_update(candidates)
     return garbage[-1] if len(garbage) == _SLICE_CHUNKS else None
 
 
 def remove_unreferenced(
-    digests: Iterable[bytes],
-    chunks: ChunkStore,
-    *,
-    own: sqlite3.Connection | None,
-    own_path: Path | None,
-    wait: bool = True,
-) -> list[bytes] | None:
-    """Removes those chunks that nothing refers to; returns the ones that are dealt with.
+    digests: Iterable[bytes], chunks: ChunkStore, *, without: Path | None = None
+) -> None:
+    """Removes those chunks that no database of the group refers to, and no reader has pinned.
 
-    Those are removed or found to be in use; pinned ones are to be asked for again. None if nothing
-    could be done, because the lock is taken or a database of the group cannot be read.
+    Removes nothing if a database of the group cannot be read.
 
     Args:
         digests: the hashes of the candidates.
         chunks: the chunks of the group.
-        own: a connection to the database whose own garbage table does not count; None if it is
-            gone.
-        own_path: that database.
-        wait: whether to wait for the group's lock; if not, and it is taken, nothing is done.
+        without: a database whose references do not count.
     """
-    candidates = [digest for digest in digests if not chunks.is_pinned(digest)]
-    if not candidates:
-        return []
-    # Whoever holds the lock may do so for a while (a large clone), and commits wait for us.
-    with chunks.lock(exclusive=True, wait=wait) as locked:
-        if not locked:
-            return None
-        with _other_databases(chunks.group, own_path) as others:
-            if others is None:
-                return None
-            for digest in candidates:
-                if own is not None and rows.is_referenced(own, digest, garbage_counts=False):
-                    continue
-                # A reader that pins it only now read its file before the change, and will notice
-                # (`_try_snapshot`).
-                if not any(_refers(other, digest) for other in others):
-                    chunks.remove(digest)
-    return candidates
+    if candidates := _unpinned(digests, chunks):
+        with chunks.lock(exclusive=True):
+            _remove(candidates, chunks, own=None, own_path=without)
+
+
+def _unpinned(digests: Iterable[bytes], chunks: ChunkStore) -> list[bytes]:
+    return [digest for digest in digests if not chunks.is_pinned(digest)]
+
+
+def _remove(
+    candidates: Sequence[bytes],
+    chunks: ChunkStore,
+    *,
+    own: sqlite3.Connection | None,
+    own_path: Path | None,
+) -> bool:
+    """Removes what nothing refers to, under the group's lock; False if that cannot be told."""
+    with _other_databases(chunks.group, own_path) as others:
+        if others is None:
+            return False
+        for digest in candidates:
+            if own is not None and rows.is_referenced(own, digest, garbage_counts=False):
+                continue
+            # A reader that pins it only now read its file before the change, and will notice
+            # (`_try_snapshot`).
+            if not any(_refers(other, digest) for other in others):
+                chunks.remove(digest)
+    return True
+
+
+def _forget_garbage(writer: sqlite3.Connection, digests: Sequence[bytes]) -> None:
+    # Losing this in a crash only means to look again: no fsync for it.
+    writer.execute("PRAGMA synchronous = NORMAL")
+    try:
+        with writer:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.executemany(
+                "DELETE FROM garbage WHERE hash = ?", [(digest,) for digest in digests]
+            )
+    finally:
+        writer.execute("PRAGMA synchronous = FULL")
 
 
 def is_gone(path: Path) -> bool:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,7 +162,10 @@ class Partition:
                     )
                 with group.new_database(volume_id) as path:
                     state, root = new_volume(header, header.created_ns)
-                    with afs_errors(), _closing(path) as connection:
+                    with (
+                        afs_errors(),
+                        contextlib.closing(group.create_database(path)) as connection,
+                    ):
                         connection.execute("BEGIN")
                         rows.write_vnodes(connection, [root])
                         rows.write_state(connection, state)
@@ -280,7 +282,11 @@ class Partition:
             with contextlib.suppress(AfsError):
                 old = self.volume_header(volume_id)
         # From copying the references to their commit nothing may collect the chunks.
-        with group.chunks.lock(exclusive=False), afs_errors(), _closing(path) as connection:
+        with (
+            group.chunks.lock(exclusive=False),
+            afs_errors(),
+            contextlib.closing(group.create_database(path)) as connection,
+        ):
             with source.reading() as moment:
                 moment.connection.backup(connection)
             state = rows.read_state(connection)
@@ -350,12 +356,3 @@ def _salvage(volume_id: int, error: AfsError) -> AfsError:
     if error.code is not AfsCode.EIO:
         return error
     return AfsError(AfsCode.VSALVAGE, f"volume {volume_id} is damaged: {error.detail}")
-
-
-@contextlib.contextmanager
-def _closing(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite_schema.create_database(path)
-    try:
-        yield connection
-    finally:
-        connection.close()

@@ -31,7 +31,6 @@ from google.protobuf.message import DecodeError
 from afs.errors import AfsCode, AfsError
 from afs.types import VolumeHeader, VolumeType
 from afs.v1 import dump_pb2
-from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState
 from afs.volume.chunk_store import disk_errors
@@ -83,7 +82,7 @@ class Restore:
             with disk_errors(), afs_errors():
                 self._group.make()
                 self._path = self._stack.enter_context(self._group.new_database(volume_id))
-                self._connection = sqlite_schema.create_database(self._path)
+                self._connection = self._group.create_database(self._path)
                 self._stack.callback(self._connection.close)
                 # If we crash, the temporary database is thrown away; `put_in_place` makes it
                 # durable.
@@ -173,7 +172,7 @@ class Restore:
         with disk_errors():
             linked = self._taker.forget()
             self._stack.close()
-            remove_unreferenced(linked, self._group.chunks, own=None, own_path=None)
+            remove_unreferenced(linked, self._group.chunks)
 
     def _take(self, frame: Frame) -> None:
         try:

@@ -198,12 +198,15 @@ class SqliteVolume(Volume):
                     batch, answers = self._perform_all(mutations)
                     self._commit(batch, mutations, answers)
                 self._publish(batch)
+                for mutation, staged in _stored(mutations, answers):
+                    # What a merge made needless, or a later change of this batch replaced.
+                    edit = batch.data[mutation.fid.vnode]
+                    used = {ref.hash for ref in edit.chunks.values() if ref is not None}
+                    self._tables.strays.update(staged.digests() - used)
         except AfsError as error:
             return [error] * len(mutations)
-        for mutation, answer in zip(mutations, answers, strict=True):
-            if isinstance(mutation, StoreData) and isinstance(answer, Outcome):
-                assert isinstance(mutation.staged, ChunkStagedData)
-                mutation.staged.spend()
+        for _, staged in _stored(mutations, answers):
+            staged.spend()
         return answers
 
     def collect(self) -> bool:
@@ -373,10 +376,8 @@ class SqliteVolume(Volume):
         if batch.state() == self._state:
             return
         self._unseal()
-        for mutation, answer in zip(mutations, answers, strict=True):
-            if isinstance(mutation, StoreData) and isinstance(answer, Outcome):
-                assert isinstance(mutation.staged, ChunkStagedData)
-                mutation.staged.ensure_linked()
+        for _, staged in _stored(mutations, answers):
+            staged.ensure_linked()
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             rows.write_changes(self._writer, batch)
@@ -429,3 +430,13 @@ class SqliteVolume(Volume):
             if error.code is AfsCode.VDISKFULL:
                 return False
             raise
+
+
+def _stored(
+    mutations: Sequence[Mutation], answers: Sequence[Outcome | AfsError]
+) -> Iterator[tuple[StoreData, ChunkStagedData]]:
+    """The changes of a batch that stored data, and the data."""
+    for mutation, answer in zip(mutations, answers, strict=True):
+        if isinstance(mutation, StoreData) and isinstance(answer, Outcome):
+            assert isinstance(mutation.staged, ChunkStagedData)
+            yield mutation, mutation.staged

@@ -40,6 +40,10 @@ class ChunkStagedData(BufferedStagedData):
         """Links chunks again that were collected since `finish`; under the group's lock."""
         self._staging.ensure_linked()
 
+    def digests(self) -> set[bytes]:
+        """The hashes of the chunks it keeps."""
+        return self._staging.digests()
+
     def _check_end(self, end: int) -> None:
         self._may_reach(end)
 

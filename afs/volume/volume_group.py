@@ -76,6 +76,11 @@ class VolumeGroup:
             finally:
                 lock.release(remove=True)
 
+    def create_database(self, path: Path) -> sqlite3.Connection:
+        """A new, empty database; under the lock, as a collection must be able to read it."""
+        with self.chunks.lock(exclusive=False):
+            return sqlite_schema.create_database(path)
+
     def put_in_place(self, new: Path, volume_id: int) -> None:
         """Renames a complete database over the volume's old one, if any; durable on return.
 
@@ -119,7 +124,7 @@ class VolumeGroup:
             path = gone
         hashes = self._hashes(path)
         for digests in _in_slices(iter(hashes or ())):
-            remove_unreferenced(digests, self.chunks, own=None, own_path=path)
+            remove_unreferenced(digests, self.chunks, without=path)
         path.unlink()
         _remove_wal(path)
         fsync_dir(self.path)
@@ -159,7 +164,7 @@ class VolumeGroup:
         """Removes every chunk that no database refers to."""
         for prefix in range(256):
             for digests in _in_slices(iter(list(self.chunks.stored(prefix)))):
-                remove_unreferenced(digests, self.chunks, own=None, own_path=None)
+                remove_unreferenced(digests, self.chunks)
 
     def _hashes(self, path: Path) -> list[bytes] | None:
         """The chunks a database refers to; None if it cannot be read."""

@@ -9,8 +9,9 @@ import pytest
 from afs.errors import AfsError
 from afs.types import Fid, VolumeType, root_fid
 from afs.volume.partition import Partition
+from afs.volume.restore import Restore
 from afs.volume.sqlite_store import SqliteVolume
-from afs.volume.volume import CreateFile, RemoveFile, SetVolumeFields
+from afs.volume.volume import CreateFile, Mutation, RemoveFile, SetVolumeFields, StoreData
 from tests.volume.building import (
     MIB,
     chunk_files,
@@ -21,6 +22,7 @@ from tests.volume.building import (
     make_file,
     noise,
     refusal,
+    stage,
     staged_files,
     store,
 )
@@ -256,6 +258,38 @@ def test_discarded_data_is_collected(partition: Partition, disk_volume: SqliteVo
     assert staged_files(partition.path) == []
     collect_all(disk_volume)
     assert chunk_files(partition.path) == []
+
+
+def test_chunks_that_a_store_made_needless_are_collected(
+    partition: Partition, disk_volume: SqliteVolume
+) -> None:
+    """What was staged and then merged, replaced or removed in the same batch leaves nothing."""
+    fid = make_file(disk_volume, "merged", data=noise(MIB))
+    store(disk_volume, fid, noise(MIB // 2, 1))
+    twice = make_file(disk_volume, "twice")
+    gone = make_file(disk_volume, "gone")
+    batch: list[Mutation] = [
+        StoreData(twice, stage(disk_volume, twice, noise(MIB, 2))),
+        StoreData(twice, stage(disk_volume, twice, noise(MIB, 3))),
+        StoreData(gone, stage(disk_volume, gone, noise(MIB, 4))),
+        RemoveFile(root_fid(disk_volume.volume_id), "gone"),
+    ]
+    assert not any(isinstance(answer, AfsError) for answer in disk_volume.apply(batch))
+    collect_all(disk_volume)
+    assert len(chunk_files(partition.path)) == 2
+    assert contents(disk_volume, twice) == noise(MIB, 3)
+    assert contents(disk_volume, fid) == noise(MIB // 2, 1) + noise(MIB)[MIB // 2 :]
+
+
+def test_a_half_made_neighbour_does_not_keep_garbage(
+    partition: Partition, disk_volume: SqliteVolume
+) -> None:
+    """A restore that has only begun holds no collection up."""
+    fid = make_file(disk_volume, "a", data=noise(MIB))
+    with Restore(partition, volume_id=disk_volume.volume_id, name="x"):
+        store(disk_volume, fid, b"", truncate_to=0)
+        collect_all(disk_volume)
+        assert chunk_files(partition.path) == []
 
 
 def test_strays_are_collected_after_reopening(
