@@ -7,13 +7,10 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from afs.errors import AfsCode, AfsError
-from afs.runtime.channel import open_channel
-from afs.v1 import file_server_pb2, file_server_pb2_grpc
 from afs.volume.partition import Partition
 from afsd.app import FileServerDaemon
 from afsd.config import AfsdConfig
@@ -205,20 +202,3 @@ async def test_many_writers_of_one_file_and_one_reader(tmp_path: Path) -> None:
 def content(number: int) -> bytes:
     """A file whose every part tells its number."""
     return b"%08d" % number * 3000
-
-
-async def test_store_that_is_broken_off_changes_nothing(tmp_path: Path) -> None:
-    """A client that dies in the middle of StoreData leaves no half file behind, ever."""
-    async with real_cell(tmp_path, clients=1) as cell:
-        (program,) = cell.programs
-        status = await program.write("/home/f", content(0))
-        assert cell.fileserver is not None
-        for number in range(60):
-            channel = open_channel(cell.fileserver.addresses[0])
-            call: Any = file_server_pb2_grpc.FileServerStub(channel).StoreData()
-            opening = file_server_pb2.StoreDataOpen(fid=status.fid, truncate_to=0)
-            await call.write(file_server_pb2.StoreDataRequest(open=opening, data=b"half"))
-            if number % 2:
-                call.cancel()
-            await channel.close()
-        assert (await program.read("/home/f")).data == content(0)
