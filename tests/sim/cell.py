@@ -292,6 +292,8 @@ class Cell:
         self.kernel.at(self.kernel.now + action.seconds, None, self._restart_server)
 
     def _restart_server(self) -> None:
+        if self.server.process.alive:
+            return
         for volume in self.disk.volumes.values():
             if volume.holder == "fileserver":
                 volume.holder = None

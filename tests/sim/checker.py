@@ -42,14 +42,15 @@ def ensure(condition: bool, rule: str, what: str) -> None:
 class Change:
     """A committed change of some vnodes.
 
-    `by_volume`: made by the volserver on the whole volume. `acked_at`: real time; None while nobody
+    `by_volume`: made by the volserver on the whole volume. `writer`: the client that made it; None
+    if it was the volserver, or the client never heard that it is done. `acked_at`: real time; None while nobody
     was told that it is done.
     """
 
     versions: dict[Fid, int]
     by_volume: bool
+    writer: str | None = None
     acked_at: float | None = None
-    acked_floor: bool = False
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class Checker:
         self._strict = strict
         self.bound_s = lease_s / slowest_rate + 1e-6
         # Acknowledged changes of each vnode, in the order of their acknowledgement.
-        self._acked: dict[Fid, list[tuple[float, int, bool]]] = defaultdict(list)
+        self._acked: dict[Fid, list[tuple[float, int, Change]]] = defaultdict(list)
         self._floors: dict[str, dict[Fid, int]] = defaultdict(dict)
         # What was newest at each place of the break sequence, by epoch.
         self._through: dict[tuple[int, Fid], list[tuple[int, int]]] = defaultdict(list)
@@ -103,7 +104,7 @@ class Checker:
             return
         change.acked_at = now
         for fid, version in change.versions.items():
-            self._acked[fid].append((now, version, change.by_volume))
+            self._acked[fid].append((now, version, change))
 
     def broken_through(self, epoch: int, change: Change, through: int) -> None:
         """Breaks that reach `through` cover this change."""
@@ -189,9 +190,11 @@ class Checker:
             "coherence after ack",
             f"{told}, but had taken in the break (or made the change) to version {floor}",
         )
-        for acked_at, newer, by_volume in self._acked[fid]:
-            if newer <= version or acked_at > called_at:
+        for acked_at, newer, change in self._acked[fid]:
+            # A writer's own change counts for it from when its answer has come: its floor.
+            if newer <= version or acked_at > called_at or change.writer == client:
                 continue
+            by_volume = change.by_volume
             excusable = from_cache and (by_volume or not self._strict)
             if excusable and answered_at <= acked_at + self.bound_s:
                 self.reads_excused += 1

@@ -457,6 +457,7 @@ class Client:
         except CallFailedError as error:
             if not error.refused:
                 self.cache.distrust([fid], self.process.now() + OUTCOME_UNKNOWN_S)
+                self._distrusts([fid])
             self.waiting -= 1
             return
         self._changed(reply, ticket)
@@ -488,6 +489,7 @@ class Client:
                 self.cache.distrust(
                     [directory, *fids], self.process.now() + OUTCOME_UNKNOWN_S
                 )
+                self._distrusts([directory, *fids])
             self.waiting -= 1
             return
         assert reply.directory is not None
@@ -503,6 +505,13 @@ class Client:
             self._checker.own_change(self.uuid, {reply.vnode.fid: GONE})
         self._checker.own_change(self.uuid, {directory: reply.directory.data_version})
         self.waiting -= 1
+
+    def _distrusts(self, fids: list[Fid]) -> None:
+        """What may have happened already must be seen from now on."""
+        committed = self._committed()
+        self._checker.own_change(
+            self.uuid, {fid: committed[fid] for fid in fids if fid in committed}
+        )
 
     def _changed(self, reply: Reply, ticket: Ticket) -> None:
         vnode = reply.vnode

@@ -14,7 +14,7 @@ from itertools import count
 from typing import NamedTuple
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import WORKER_TICK_S
+from afs.limits import ACK_HEAD_START_S, WORKER_TICK_S
 from afs.types import BreakReason, Fid, Vnode, whole_volume_fid
 from afsd.core import volume_state
 from afsd.core.callback_machine import CallBackMachine
@@ -340,7 +340,7 @@ class FileServer:
 
     async def _before_answer(self, host: str) -> None:
         """The second look of CallPreamble, right before the answer leaves."""
-        if not self.machine.may_answer(host):
+        while not self.machine.may_answer(host):
             await self._call_preamble(host)
 
     async def _call_preamble(self, host: str) -> None:
@@ -385,6 +385,7 @@ class FileServer:
                 assert request.host is not None
                 _, instructions = self.machine.give_up_all(request.host)
                 self.checker.given_up(request.host)
+                self._tell("fileserver", f"takes all promises of {request.host} back")
                 self._step(instructions)
                 return Reply(next(iter(self.disk.volumes.values())).vnodes[request.fid])
             case other:
@@ -479,6 +480,7 @@ class FileServer:
             return None
         now = self.process.kernel.now
         self.checker.promised(host, fid, promise.sequence, now + promise.lifetime_s)
+        self._tell("fileserver", f"promises {fid} to {host}", sequence=promise.sequence)
         return Offer(promise.lifetime_s, promise.sequence, self.epoch)
 
     def _writers_promise(
@@ -508,7 +510,7 @@ class FileServer:
         writer: str | None,
     ) -> Vnode:
         attached.check()
-        change = Change({}, by_volume=False)
+        change = Change({}, by_volume=False, writer=writer)
 
         def commit() -> Vnode:
             vnode = mutate()
@@ -701,6 +703,8 @@ class FileServer:
             ensure(woken or not worked, "I5", "the worker's tick found work: a wake-up was lost")
             await self._give_way()
             woken = await self._wake_worker.wait(self.process, WORKER_TICK_S)
+            if woken:
+                await sleep(self.process, ACK_HEAD_START_S)
 
     def _break_later(self) -> int:
         worked, instructions = self.machine.break_later_callbacks(self.process.now())
@@ -746,9 +750,17 @@ class FileServer:
                 case SendBreak(channel, sequence, targets, reason, through):
                     host, real = self._hosts_of[channel], self.process.kernel.now
                     self.checker.break_sent(host, self.epoch, targets, through, real)
+                    self._tell(
+                        "fileserver",
+                        f"sends Break to {host}",
+                        targets=[*map(str, targets)],
+                        through=through,
+                        reason=reason.name,
+                    )
                     message = Break(sequence, self.epoch, targets, reason, through)
                     self._outboxes[channel].down.send(message)
                 case SendReset(channel, sequence):
+                    self._tell("fileserver", f"sends InitCallBackState to {self._hosts_of[channel]}")
                     init = Init(sequence, self.epoch, self.machine.settings.channel_lease_s)
                     self._outboxes[channel].down.send(init)
                 case AnswerRenewal(channel, number):
