@@ -101,7 +101,7 @@ class BreakLater:
         """Volumes that are marked, or whose entries are not dismantled yet."""
         return len(self.marked) + len(self._dismantling)
 
-    def break_now(self, mark: MarkedVolume, now: float, wait: Wait) -> None:
+    def break_now(self, mark: MarkedVolume, now: float, wait: Wait | None) -> None:
         """Tells all hosts of a mark at once, for policies whose FSSYNC handler does the work."""
         for session in list(mark.untold):
             self._tell(mark, session, now, wait)
