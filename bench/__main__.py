@@ -7,7 +7,15 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from bench import break_policies, bulk_data, fetch_status, give_back_ack, marking
+from bench import (
+    break_policies,
+    bulk_data,
+    fan_out,
+    fetch_status,
+    give_back_ack,
+    isolation,
+    marking,
+)
 from bench.report import RESULTS, Report
 
 MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
@@ -16,6 +24,8 @@ MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
     "bulk_data": bulk_data.run,
     "break_policies": break_policies.run,
     "marking": marking.run,
+    "fan_out": fan_out.run,
+    "isolation": isolation.run,
 }
 
 

@@ -45,6 +45,8 @@ class AttachedHost:
         self._channel = open_channel(address)
         self.files: Any = file_server_pb2_grpc.FileServerStub(self._channel)
         self._attach: Any = None
+        # Two writes at a time would be the end of the stream.
+        self._writing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._told: dict[int, float] = {}
         self._came = asyncio.Condition()
@@ -53,7 +55,7 @@ class AttachedHost:
     async def __aenter__(self) -> Self:
         stub: Any = callback_channel_pb2_grpc.CallBackChannelStub(self._channel)
         self._attach = stub.Attach(metadata=self.metadata)
-        await self._attach.write(pb.AttachRequest(hello=pb.Hello(client="bench")))
+        await self._send(pb.AttachRequest(hello=pb.Hello(client="bench")))
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._renew())]
         await self._reset.wait()
         return self
@@ -103,12 +105,16 @@ class AttachedHost:
                 async with self._came:
                     self._came.notify_all()
             if self.acks or kind == "init_callback_state":
-                await self._attach.write(pb.AttachRequest(ack=pb.Ack(sequence=body.sequence)))
+                await self._send(pb.AttachRequest(ack=pb.Ack(sequence=body.sequence)))
                 self._reset.set()
+
+    async def _send(self, request: pb.AttachRequest) -> None:
+        async with self._writing:
+            await self._attach.write(request)
 
     async def _renew(self) -> None:
         number = 0
         while True:
             number += 1
-            await self._attach.write(pb.AttachRequest(renew_lease=pb.RenewLease(number=number)))
+            await self._send(pb.AttachRequest(renew_lease=pb.RenewLease(number=number)))
             await asyncio.sleep(CHANNEL_LEASE_S / LEASE_RENEWALS_PER_LEASE)

@@ -40,6 +40,8 @@ from bench.bare_server import SERVICE
 
 # An answer is one line, with a number of some 20 digits for each host.
 _MAX_LINE_BYTES: Final = 1024 * 1024
+# Taking a million promises lasts about half a minute; a command that lasts this long has failed.
+_PATIENCE_S: Final = 240.0
 
 
 class Hosts:
@@ -96,8 +98,13 @@ class Hosts:
 
     async def _ask(self, *words: object) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write((" ".join(map(str, words)) + "\n").encode())
-        return await self.until_ready()
+        line = " ".join(map(str, words))
+        self._process.stdin.write(f"{line}\n".encode())
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return await self.until_ready()
+        except TimeoutError:
+            raise TimeoutError(f"hosts did not finish: {line}") from None
 
 
 @asynccontextmanager
