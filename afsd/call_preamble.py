@@ -119,8 +119,9 @@ class CallPreamble(grpc.aio.ServerInterceptor):
             try:
                 return await behavior(request, context)
             finally:
-                # An error is an answer as well.
-                if not callbacks.may_answer(host):
+                # An error is an answer as well. Between the last ack and our turn the host may have
+                # come to be owed another break.
+                while not callbacks.may_answer(host):
                     await callbacks.call_preamble(host)
 
         return call
@@ -135,11 +136,11 @@ class CallPreamble(grpc.aio.ServerInterceptor):
                 await callbacks.call_preamble(host)
             try:
                 async for response in behavior(request, context):
-                    if host is not None and not callbacks.may_answer(host):
+                    while host is not None and not callbacks.may_answer(host):
                         await callbacks.call_preamble(host)
                     yield response
             finally:
-                if host is not None and not callbacks.may_answer(host):
+                while host is not None and not callbacks.may_answer(host):
                     await callbacks.call_preamble(host)
 
         return stream
