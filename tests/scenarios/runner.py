@@ -243,7 +243,10 @@ class Stage(Rig):
         if method is None:
             raise TranscriptError("no such command")
         self.lines = []
-        method(words)
+        try:
+            method(words)
+        except (IndexError, KeyError, ValueError) as problem:
+            raise TranscriptError(f"not in this form ({problem!r})") from problem
         self._played = True
         return _condensed(self.lines)
 

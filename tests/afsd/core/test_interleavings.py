@@ -9,14 +9,14 @@ How much that is, hosts and volumes that only change names counted as one:
 
     | exploration                                   | depth  | states | transitions |
     |-----------------------------------------------|--------|--------|-------------|
-    | all actions, nobody holds anything yet        | 6      |  5,800 |      14,200 |
+    | all actions, nobody holds anything yet        | 5      |  1,600 |       3,600 |
     | all actions, both hold a promise on both      | 5      |  5,500 |      11,900 |
     | strict, one restart, nobody holds anything    | 5      |  2,600 |       5,500 |
     | strict, one restart, both hold both           | 4      |  1,500 |       2,900 |
     | T10: two breakers, a writer, a caller         | all    |  7,200 |      23,300 |
     | T20: worker, writer, calls, a new channel     | all    |  8,200 |      24,600 |
 
-About 82,000 transitions, a third of a millisecond each. "All": until nothing is left to do; how
+About 72,000 transitions, a quarter of a millisecond each. "All": until nothing is left to do; how
 often each thing is done is bounded instead. INTERLEAVINGS_DEEPER=1 goes one step deeper where
 there is a depth (five times as long).
 """
@@ -73,7 +73,7 @@ class Exploration:
 
 
 EXPLORATIONS = [
-    Exploration("from_nothing", 6 + DEEPER, 12_000, promised=False),
+    Exploration("from_nothing", 5 + DEEPER, 3_000, promised=False),
     Exploration("from_promises", 5 + DEEPER, 10_000),
     Exploration(
         "strict_from_nothing", 5 + DEEPER, 4_500, strict=True, promised=False, left={"restart": 1}
@@ -126,7 +126,7 @@ def test_no_order_of_events_leads_into_trouble(exploration: Exploration) -> None
 def test_answer_while_a_break_is_in_flight_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """R3: a machine that looks only at what is still to be told is caught, by the shortest way."""
     monkeypatch.setattr(Host, "is_clear", property(lambda host: not (host.down or host.delayed)))
-    with pytest.raises(TroubleError, match=r"^(?s:I3.*mark 7\n  work)$"):
+    with pytest.raises(TroubleError, match=r"(?s)^I3.*\n  write a 7\n  write a 7$"):
         Exploration("", 3, 0).run()
 
 
@@ -170,5 +170,5 @@ def test_stale_read_after_a_strict_write_is_noticed(monkeypatch: pytest.MonkeyPa
         return []
 
     monkeypatch.setattr(Doubts, "under_way", nothing)
-    with pytest.raises(TroubleError, match=r"^(?s:I8, strict.*write . 7\n  write . 7)$"):
+    with pytest.raises(TroubleError, match=r"(?s)^I8, strict.*\n  write . 7\n  write . 7$"):
         Exploration("", 3, 0, strict=True).run()
