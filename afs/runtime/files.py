@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 from pathlib import Path
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+# Source: Linux fcntl.h.
+_SYNC_FILE_RANGE_WRITE: Final = 2
 
 
 def fsync_dir(path: Path) -> None:
@@ -20,6 +26,38 @@ def fsync_dir(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class FileSystemSync:
+    """Makes everything on a file system durable in one go: cheaper than many fsyncs.
+
+    Made before the writes that it is for, so that it hears of every write that failed since then
+    (Linux 5.8 and newer). What other processes wrote is synced along.
+
+    Raises:
+        OSError: the directory cannot be opened.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def sync(self) -> None:
+        """Returns when all is on disk; OSError if something could not be written."""
+        if _libc.syncfs(self._descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        os.close(self._descriptor)
+
+
+def start_writeback(descriptor: int) -> None:
+    """Has the kernel begin to write a file out, so that a later sync finds little left to do.
+
+    A hint: where it is not possible nothing happens.
+    """
+    _libc.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from afs.limits import CHUNK_BYTES
+from afs.runtime.files import FileSystemSync
 from afs.types import root_fid
 from afs.volume.partition import Partition
 from afs.volume.sqlite_store import SqliteVolume
@@ -92,6 +93,41 @@ def test_chunks_are_durable_before_they_are_referred_to(
         assert any(linked < at < commit[0] for at in tape.at("fsync", chunk.parent.name))
         assert any(linked < at < commit[0] for at in tape.at("fsync", "chunks"))
         assert commit[0] < cleared[0]
+
+
+def test_many_chunks_are_durable_before_they_are_referred_to(
+    disk_volume: SqliteVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many chunks the file system is synced.
+
+    All data before a link, all links before the commit.
+    """
+    fid = make_file(disk_volume, "a")
+    tape = Tape(monkeypatch)
+    tape.hear_sql(disk_volume)
+    sync = FileSystemSync.sync
+
+    def heard(self: FileSystemSync) -> None:
+        sync(self)
+        tape.events.append(("syncfs", ""))
+
+    monkeypatch.setattr(FileSystemSync, "sync", heard)
+    staged = disk_volume.stage(fid, 0)
+    for number in range(80):
+        staged.write(noise(CHUNK_BYTES, seed=number))
+    staged.finish()
+    do(disk_volume, StoreData(fid, staged))
+    links = [at for at, (what, _) in enumerate(tape.events) if what == "link"]
+    fsyncs = [at for at, (what, name) in enumerate(tape.events) if what == "fsync" and "+" in name]
+    data, names = tape.at("syncfs", "")
+    [commit] = tape.at("sql", "COMMIT")
+    assert len(links) == 80
+    assert fsyncs
+    assert max(fsyncs) < links[0]
+    assert data < links[0]
+    assert links[-1] < names < commit
+    with disk_volume.snapshot(fid) as snapshot:
+        assert snapshot.vnode.length == 80 * CHUNK_BYTES
 
 
 def test_commits_are_synced(disk_volume: SqliteVolume) -> None:
