@@ -176,6 +176,16 @@ class Checkouts:
         elif checkout.left_off:
             command = fssync_pb2.FSYNC_VOL_LEAVE_OFF
         answer = await self._fssync.command(command, volume_id, checkout.partition)
+        if checkout.gone and answer.reason == fssync_pb2.FSYNC_WRONG_OWNER:
+            # A fileserver that was restarted while the volume was being deleted holds it for
+            # damaged. It lets go of such a volume to who comes to delete it.
+            await self._fssync.command(
+                fssync_pb2.FSYNC_NEEDVOLUME,
+                volume_id,
+                checkout.partition,
+                fssync_pb2.FSYNC_FOR_DELETE,
+            )
+            answer = await self._fssync.command(command, volume_id, checkout.partition)
         try:
             check(answer, volume_id)
         except AfsError as error:

@@ -244,7 +244,14 @@ class VolumeWork:
         if not self._created:
             return
         checkouts, volume_id = self._services.checkouts, self.ids[role]
-        await self._services.disk.delete(self._partition, volume_id)
+        try:
+            await self._services.disk.delete(self._partition, volume_id)
+        except AfsError as error:
+            if error.code is not AfsCode.VBUSY:
+                raise
+            # A fileserver that was started meanwhile serves whatever it finds.
+            await self._withdraw(role)
+            await self._services.disk.delete(self._partition, volume_id)
         if checkouts.holds(volume_id):
             checkouts.deleted(volume_id)
             await checkouts.give_back(volume_id)

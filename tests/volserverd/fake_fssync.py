@@ -22,6 +22,7 @@ from afs.v1 import fssync_pb2, fssync_pb2_grpc
 Command = fssync_pb2.FsyncCommand
 ONLINE = fssync_pb2.VOLUME_STATE_ONLINE
 OFFLINE = fssync_pb2.VOLUME_STATE_OFFLINE
+ERROR = fssync_pb2.VOLUME_STATE_ERROR
 CHECKED_OUT = fssync_pb2.VOLUME_STATE_CHECKED_OUT
 
 
@@ -122,6 +123,14 @@ class FakeFileServer(fssync_pb2_grpc.FSSyncServicer):
                 response=fssync_pb2.FSYNC_DENIED,
                 reason=fssync_pb2.FSYNC_EXCLUSIVE,
                 detail=f"taken by {volume.program}",
+            )
+        if volume.state == ERROR and (
+            name != "NEEDVOLUME" or request.reason != fssync_pb2.FSYNC_FOR_DELETE
+        ):
+            return fssync_pb2.VolumeOpResponse(
+                response=fssync_pb2.FSYNC_DENIED,
+                reason=fssync_pb2.FSYNC_WRONG_OWNER if name == "DONE" else fssync_pb2.FSYNC_DAMAGED,
+                detail="damaged",
             )
         match name:
             case "NEEDVOLUME":

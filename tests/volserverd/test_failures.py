@@ -19,6 +19,7 @@ from afs.v1 import vol_server_pb2 as pb
 from afs.volume.partition import Partition
 from tests.volserverd.fake_fssync import (
     CHECKED_OUT,
+    ERROR,
     ONLINE,
     FakeFileServer,
     FakeVolume,
@@ -250,6 +251,20 @@ async def test_two_operations_on_one_volume_exclude_each_other(tmp_path: Path) -
         gate.set()
         await first
         await vos.delete("demo")
+
+
+async def test_a_fileserver_started_during_a_deletion_forgets_the_volume(tmp_path: Path) -> None:
+    """It found the volume and then could not attach it; it is told all the same."""
+    async with fake_fileserver(tmp_path) as fake, volserver(tmp_path) as vos:
+        await vos.create("demo")
+        fake.gates["DONE"] = gate = asyncio.Event()
+        working = asyncio.create_task(vos.delete("demo"))
+        await fake.arrived.wait()
+        fake.volumes[DEMO] = FakeVolume(ERROR)
+        gate.set()
+        await working
+        assert fake.volumes == {}
+        assert await vos.entries() == []
 
 
 async def test_a_client_that_hangs_up_gets_its_volume_back_into_service(tmp_path: Path) -> None:

@@ -33,12 +33,14 @@ ONLINE = fssync_pb2.VOLUME_STATE_ONLINE
 
 async def until_online(cell: Daemons) -> dict[int, fssync_pb2.VolumeInfo]:
     """What the fileserver knows as soon as no volume is out any more."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            volumes = await cell.relay.volumes()
-            if all(volume.state == ONLINE for volume in volumes.values()):
-                return volumes
-            await asyncio.sleep(0.02)
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while True:
+        volumes = await cell.relay.volumes()
+        if all(volume.state == ONLINE for volume in volumes.values()):
+            return volumes
+        out = [volume for volume in volumes.values() if volume.state != ONLINE]
+        assert asyncio.get_running_loop().time() < deadline, f"still out: {out}"
+        await asyncio.sleep(0.02)
 
 
 async def check_agreement(cell: Daemons, vos: VolServerCalls) -> None:
