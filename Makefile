@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cell test check check-format check-lint check-types check-imports check-proto \
+.PHONY: help setup demo cell sim mutants test check check-format check-lint check-types check-imports check-proto \
 	check-breaking check-generated bench proto format lock release-protocol clean
 
 help: ## this list
@@ -30,6 +30,12 @@ demo: $(STAMP) ## the story of 2002, told by a cell of real processes on real fi
 
 cell: $(STAMP) ## a one-machine cell in the foreground, data under var/, until Ctrl-C
 	@$(BIN)/afsctl cell up --foreground --dir var
+
+sim: $(STAMP) ## histories of a simulated cell: make sim SEED=… STEPS=… (a fresh seed, 1,000,000 steps)
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+
+mutants: $(STAMP) ## pitfalls put back for the simulator to find; the table goes to docs/mutants.md
+	@$(BIN)/python -m tests.sim.mutants
 
 bench: $(STAMP) ## the measurements, as tables of ratios, into bench/results/
 	@$(BIN)/python -m bench

@@ -1,4 +1,4 @@
-"""A whole cell in one process: a fileserver, a volserver, clients, and what the plan does to them."""
+"""A whole cell in one process: fileserver, volserver, clients, and what the plan does to them."""
 
 from __future__ import annotations
 
@@ -173,12 +173,10 @@ class Cell:
         async def operate() -> None:
             decided.set(await server.operate(volume_id, command, reason, "volserver", change))
 
-        server.process.spawn(operate())
-        while not decided.done:
-            if not server.process.alive:
-                return None
+        server.process.start(operate())
+        while not decided.done and server.is_alive():
             await sleep(self._volserver_process, 0.05)
-        return decided.result()
+        return decided.result() if decided.done else None
 
     # --- the plan ---------------------------------------------------------------------------------
 
@@ -204,7 +202,7 @@ class Cell:
 
     @staticmethod
     def _begin(client: Client, method: Any, fid: Fid, data: bool) -> None:
-        client.process.spawn(method(fid, data=data))
+        client.process.start(method(fid, data=data))
 
     def _do_list(self, action: Action) -> None:
         client = self._local(action)
@@ -224,17 +222,17 @@ class Cell:
 
     @staticmethod
     def _spawn(client: Client, begin: Callable[[], Any]) -> None:
-        client.process.soon(lambda: client.process.spawn(begin()) and None)
+        client.process.soon(lambda: client.process.start(begin()))
 
     def _do_volume(self, action: Action) -> None:
-        self._volserver_process.spawn(
+        self._volserver_process.start(
             self.volserver.work(
                 action.volume, action.number, action.seconds, FsyncCommand[action.word]
             )
         )
 
     def _do_break_volume(self, action: Action) -> None:
-        self._volserver_process.spawn(self.volserver.break_callbacks(action.volume))
+        self._volserver_process.start(self.volserver.break_callbacks(action.volume))
 
     def _do_freeze(self, action: Action) -> None:
         client = self._local(action)
@@ -305,8 +303,10 @@ class Cell:
         if not client.process.alive:
             return
         if action.number and not client.process.frozen:
-            client.process.spawn(client.give_up_all())
-        self.kernel.at(self.kernel.now + 0.2 * action.number, None, self._kill_client, client, action)
+            client.process.start(client.give_up_all())
+        self.kernel.at(
+            self.kernel.now + 0.2 * action.number, None, self._kill_client, client, action
+        )
 
     def _kill_client(self, client: Client, action: Action) -> None:
         client.process.kill()
@@ -315,9 +315,7 @@ class Cell:
             connection = self._connections.get((client.uuid, kind))
             if connection is not None:
                 connection.close_at_client()
-        self.kernel.at(
-            self.kernel.now + action.seconds, None, self._restart_client, client.uuid
-        )
+        self.kernel.at(self.kernel.now + action.seconds, None, self._restart_client, client.uuid)
 
     def _restart_client(self, uuid: str) -> None:
         if not self.clients[uuid].process.alive:
@@ -393,14 +391,16 @@ class Cell:
             return
         for client in self.clients.values():
             for fid in client.files:
-                client.process.spawn(client.read(fid, data=False))
+                client.process.start(client.read(fid, data=False))
         if not self._run_until(self.kernel.now + 5.0, max_steps):
             return
         self.quiet_points += 1
         server, machine = self.server, self.server.machine
         ensure(not machine.later.marked, "I5", "a volume is still marked when all is quiet")
         ensure(not server.waiting, "I4", "somebody still waits when all is quiet")
-        ensure(not self.checker.owed(), "I4", f"still owed when all is quiet: {self.checker.owed()}")
+        ensure(
+            not self.checker.owed(), "I4", f"still owed when all is quiet: {self.checker.owed()}"
+        )
         for client in self.clients.values():
             ensure(client.waiting == 0, "I7", f"calls of {client.uuid} hang when all is quiet")
             ensure(client.attached.is_set, "I7", f"{client.uuid} is not attached when all is quiet")
@@ -412,7 +412,7 @@ class Cell:
                 ensure(
                     told in (None, newest),
                     "I4",
-                    f"{client.uuid} trusts version {told} of {fid} when all is quiet: it is {newest}",
+                    f"{client.uuid} trusts version {told} of {fid} when all is quiet, not {newest}",
                 )
 
 

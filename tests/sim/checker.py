@@ -42,9 +42,8 @@ def ensure(condition: bool, rule: str, what: str) -> None:
 class Change:
     """A committed change of some vnodes.
 
-    `by_volume`: made by the volserver on the whole volume. `writer`: the client that made it; None
-    if it was the volserver, or the client never heard that it is done. `acked_at`: real time; None while nobody
-    was told that it is done.
+    `by_volume`: made by the volserver on the whole volume. `writer`: the client that made it.
+    `acked_at`: real time; None while nobody was told that it is done.
     """
 
     versions: dict[Fid, int]
@@ -180,7 +179,8 @@ class Checker:
             fid: the vnode.
             version: what it told; GONE if it said that there is none.
             floor: its floor when it was asked.
-            called_at, answered_at: real time.
+            called_at: real time of the question.
+            answered_at: real time of the answer.
             from_cache: True if the answer was under a promise when it was given.
         """
         self.reads += 1

@@ -49,7 +49,7 @@ V = TypeVar("V")
 
 
 class CallFailedError(AfsError):
-    """A call failed; `refused` if the fileserver itself said no, so that surely nothing was done."""
+    """A call failed; `refused` if the fileserver itself said no: then surely nothing was done."""
 
     def __init__(self, code: AfsCode, detail: str, *, refused: bool) -> None:
         super().__init__(code, detail)
@@ -155,6 +155,7 @@ class Client:
         self._turned_at = process.now()
         self._frozen_since_turn = False
         self._attachable = True
+        self._changing_names = 0
         self._retry_s = REATTACH_FIRST_S
         self._leave: Future[str] = Future()
         self._stream: Connection | None = None
@@ -164,7 +165,7 @@ class Client:
         self._numbers = count(1)
         self._status_flights: SingleFlight[Fid, Known] = SingleFlight(process)
         self._list_flights: SingleFlight[Fid, tuple[Listing, Vnode]] = SingleFlight(process)
-        process.spawn(self._keep_attached())
+        process.start(self._keep_attached())
 
     # --- standing still ---------------------------------------------------------------------------
 
@@ -268,7 +269,10 @@ class Client:
             reason=message.reason,
         )
         self._tell(
-            self.uuid, "takes in Break", targets=[*map(str, message.targets)], through=message.through
+            self.uuid,
+            "takes in Break",
+            targets=[*map(str, message.targets)],
+            through=message.through,
         )
         self._checker.break_taken_in(self.uuid, message.epoch, message.targets, message.through)
         self._do(self.state.on_break(message.sequence))
@@ -276,7 +280,7 @@ class Client:
             for target in message.targets:
                 for fid in self.files:
                     if fid == target or (target.is_whole_volume and fid.volume == target.volume):
-                        self.process.spawn(self.read(fid, data=False))
+                        self.process.start(self.read(fid, data=False))
 
     def _committed(self) -> dict[Fid, int]:
         return {
@@ -357,11 +361,12 @@ class Client:
         number = next(self._numbers)
         answered: Future[Answer] = Future()
         self._pending[number] = answered
-        self._calls.up.send(Request(number, self.uuid, method, fid, name))
+        connection = self._calls
+        connection.up.send(Request(number, self.uuid, method, fid, name))
         if not await within(self.process, answered, CALL_TIMEOUT_S):
             self._pending.pop(number, None)
-            if self._calls is not None and not self._calls.lost_at_client:
-                self._calls.up.send(Cancel(number))
+            if not connection.lost_at_client:
+                connection.up.send(Cancel(number))
             raise CallFailedError(AfsCode.RX_CALL_DEAD, "no answer", refused=False)
         answer = answered.result()
         if answer.error is not None:
@@ -418,7 +423,8 @@ class Client:
             return
         self.waiting -= 1
         vnode = known.vnode
-        if was_kept:
+        # What is kept may have a change of our own in it already whose answer is under way.
+        if was_kept and not self._changing_names:
             names = frozenset(entry.name for entry in listing.in_order())
             volume = self._disk.volumes[directory.volume]
             ensure(
@@ -426,9 +432,7 @@ class Client:
                 "listing",
                 f"{self.uuid} has {sorted(names)} for version {vnode.data_version} of {directory}",
             )
-        self._told(
-            directory, vnode.data_version, floor, called_at, from_cache=known.from_cache
-        )
+        self._told(directory, vnode.data_version, floor, called_at, from_cache=known.from_cache)
 
     def _told(
         self, fid: Fid, version: int, floor: int, called_at: float, *, from_cache: bool
@@ -482,16 +486,17 @@ class Client:
 
     async def _change_name(self, method: str, directory: Fid, name: str, fids: list[Fid]) -> None:
         self.waiting += 1
+        self._changing_names += 1
         try:
             reply, ticket = await self.call(method, directory, name, repeatable=False)
         except CallFailedError as error:
+            self._changing_names -= 1
             if not error.refused:
-                self.cache.distrust(
-                    [directory, *fids], self.process.now() + OUTCOME_UNKNOWN_S
-                )
+                self.cache.distrust([directory, *fids], self.process.now() + OUTCOME_UNKNOWN_S)
                 self._distrusts([directory, *fids])
             self.waiting -= 1
             return
+        self._changing_names -= 1
         assert reply.directory is not None
         edits: list[Edit]
         if method == "CreateFile":
@@ -587,4 +592,3 @@ def _offer(offer: Offer | None) -> PromiseOffer | None:
     if offer is None or offer.expires_in_s == 0:
         return None
     return PromiseOffer(offer.expires_in_s, offer.sequence, offer.epoch)
-

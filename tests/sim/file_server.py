@@ -218,6 +218,7 @@ class FileServer:
         self.marked_since: float | None = None
         self.volumes: dict[int, Entry] = {}
         self.waiting: dict[int, Future[Outcome]] = {}
+        self._unsynced: dict[int, dict[Fid, Vnode]] = {}
         self.frozen_s = 0.0
         self.thawed_at = 0.0
         self._known = set(disk.known_hosts)
@@ -230,7 +231,7 @@ class FileServer:
         self._ends: dict[int, Future[None]] = {}
         self._calls: dict[tuple[Connection, int], Task[None]] = {}
         self._attach_all()
-        process.spawn(self._work())
+        process.start(self._work())
         self._poke()
 
     # --- connections ------------------------------------------------------------------------------
@@ -268,19 +269,15 @@ class FileServer:
                 case Hello(host):
                     hello.set(host)
                 case Ack(sequence) if channel:
-                    self._step(
-                        self.machine.acked(*channel[0], sequence, self.process.now())
-                    )
+                    self._step(self.machine.acked(*channel[0], sequence, self.process.now()))
                 case RenewLease(number) if channel:
-                    self._step(
-                        self.machine.lease_renewed(*channel[0], number, self.process.now())
-                    )
+                    self._step(self.machine.lease_renewed(*channel[0], number, self.process.now()))
                 case _:
                     ended.set(None)
 
         connection.receive_at_server = receive
         connection.on_lost_at_server = lambda: ended.set(None)
-        self.process.spawn(self._attach(connection, hello, ended, channel))
+        self.process.start(self._attach(connection, hello, ended, channel))
 
     async def _attach(
         self,
@@ -498,9 +495,7 @@ class FileServer:
         writer: str | None,
     ) -> Vnode:
         """Commits a change and breaks; a task of its own, so that a caller may hang up."""
-        return await self.process.spawn(
-            self._commit_and_break(attached, mutate, changed, writer)
-        )
+        return await self.process.spawn(self._commit_and_break(attached, mutate, changed, writer))
 
     async def _commit_and_break(
         self,
@@ -614,13 +609,13 @@ class FileServer:
             began = self.process.now()
             await self._volume_changed(volume_id, decision.breaks, change)
             if self._by_worker:
-                ensure(
-                    self.process.now() == began, "I2", f"{command.name} waited for a client"
-                )
+                ensure(self.process.now() == began, "I2", f"{command.name} waited for a client")
         if change is not None and decision.response is FsyncResponse.OK:
             self.checker.acked(change, self.process.kernel.now)
         self._tell(
-            "fileserver", f"{command.name} {volume_id}: {decision.response.name}", by=program,
+            "fileserver",
+            f"{command.name} {volume_id}: {decision.response.name}",
+            by=program,
             breaks=decision.breaks and decision.breaks.name,
         )
         return decision
@@ -737,7 +732,9 @@ class FileServer:
         due = self.machine.next_deadline()
         if due is not None and (self._armed is None or due < self._armed):
             self._armed = due
-            self.process.kernel.at(self.process.clock.real(due) + 1e-9, self.process, self._tick, due)
+            self.process.kernel.at(
+                self.process.clock.real(due) + 1e-9, self.process, self._tick, due
+            )
 
     def _tick(self, due: float) -> None:
         if self._armed == due:
@@ -760,7 +757,9 @@ class FileServer:
                     message = Break(sequence, self.epoch, targets, reason, through)
                     self._outboxes[channel].down.send(message)
                 case SendReset(channel, sequence):
-                    self._tell("fileserver", f"sends InitCallBackState to {self._hosts_of[channel]}")
+                    self._tell(
+                        "fileserver", f"sends InitCallBackState to {self._hosts_of[channel]}"
+                    )
                     init = Init(sequence, self.epoch, self.machine.settings.channel_lease_s)
                     self._outboxes[channel].down.send(init)
                 case AnswerRenewal(channel, number):
@@ -793,6 +792,10 @@ class FileServer:
                     commit()
                 except AfsError:
                     continue
+
+    def is_alive(self) -> bool:
+        """False once its process was killed."""
+        return self.process.alive
 
     def check(self) -> None:
         """I1, and that no mark is left lying about (I5)."""

@@ -81,6 +81,10 @@ class Process:
         """Runs a coroutine in a task; it begins in a turn of its own."""
         return Task(self, coroutine)
 
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Runs a coroutine that nobody waits for."""
+        _ = Task(self, coroutine)
+
     def freeze(self) -> None:
         """SIGSTOP."""
         self.frozen = True
@@ -190,9 +194,7 @@ class Task(Future[T]):
         self._wakes += 1
         self._awaits = None
         try:
-            awaits = (
-                self._coroutine.send(None) if error is None else self._coroutine.throw(error)
-            )
+            awaits = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration as stop:
             self._end()
             self.set(stop.value)

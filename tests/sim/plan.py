@@ -100,7 +100,7 @@ def make_plan(seed: int, actions: int = 400) -> Plan:
     lease_s = rng.choice((10.0, 10.0, 10.0, 3.0, 3000.0))
     kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=actions)
     # Some histories are dense, some leave time for leases to run out.
-    gap_s = rng.choice((0.02, 0.1, 0.5))
+    gap_s = rng.choice((0.005, 0.02, 0.1, 0.5))
     now = 0.3
     made = []
     for kind in kinds:
@@ -116,7 +116,7 @@ def make_plan(seed: int, actions: int = 400) -> Plan:
         break_deadline_s=rng.choice((2.0, 2.0, 0.5)),
         delay_s=rng.choice((0.0005, 0.005, 0.05)),
         sync_s=rng.choice((0.001, 0.01, 0.1)),
-        read_s=rng.choice((0.001, 0.01)),
+        read_s=rng.choice((0.001, 0.01, 0.1)),
         cold=rng.choice((0.0, 0.2, 0.6)),
         max_vnodes=rng.choice((2, 100, 100)),
         max_marks=rng.choice((1, 100, 100)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tests.sim.cell import Cell
@@ -84,9 +85,7 @@ def shrink(failure: Failure, attempts: int = 600) -> Failure:
         failure: what to shrink.
         attempts: histories to try at most.
     """
-    before = [
-        action for action in failure.plan.actions if action.at <= _last_moment(failure)
-    ]
+    before = [action for action in failure.plan.actions if action.at <= _last_moment(failure)]
     best = _fails_alike(failure, before) or failure
     chunk = max(1, len(best.plan.actions) // 2)
     while attempts > 0:
@@ -107,10 +106,8 @@ def shrink(failure: Failure, attempts: int = 600) -> Failure:
 
 def _last_moment(failure: Failure) -> float:
     cell = Cell(failure.plan)
-    try:
+    with suppress(AssertionError):
         cell.run()
-    except AssertionError:
-        pass
     return cell.kernel.now
 
 
