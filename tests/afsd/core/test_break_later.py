@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afs.limits import MAX_BREAKS_OUTSTANDING_PER_HOST, WORKER_SLICE_PROMISES, WORKER_SLICE_HOSTS
+from afs.limits import MAX_BREAKS_OUTSTANDING_PER_HOST, WORKER_SLICE_HOSTS, WORKER_SLICE_PROMISES
 from afs.types import BreakReason, whole_volume_fid
 from afsd.core.deadlines import Deadlines
 from afsd.core.instructions import Outcome
