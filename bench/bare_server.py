@@ -77,6 +77,9 @@ async def serve(path: str) -> None:
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
+            # Our clients ping while nothing is pushed; by default they would be hung up on.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
+            ("grpc.http2.max_ping_strikes", 0),
         ]
     )
     fan_out = FanOut()
