@@ -13,8 +13,8 @@ from tests.sim.mutants import HISTORIES, MUTANTS, Mutant, hunt
 from tests.sim.plan import Plan, make_plan
 from tests.sim.run import Tally, run_plan, run_seeds, shrink, story
 
-# Enough for some sixty histories, and a few seconds.
-STEPS = 600_000
+# Enough for some thirty histories, and a few seconds.
+STEPS = 300_000
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +30,10 @@ def test_histories_keep_every_rule() -> None:
     failure = run_seeds(seed, STEPS, tally)
     assert failure is None, f"{failure.what}\n{failure.repeat}"
     # A simulator in which nothing happens finds nothing.
-    assert tally.reads > 5_000
-    assert tally.breaks > 1_000
+    assert tally.reads > 3_000
+    assert tally.breaks > 800
     assert tally.reads_excused > 0
-    assert tally.quiet_points > 10
+    assert tally.quiet_points > 5
 
 
 def test_a_seed_tells_the_same_story_twice() -> None:
@@ -54,10 +54,10 @@ def test_a_failure_is_repeated_and_shrunk() -> None:
         again = run_plan(make_plan(failure.plan.seed), Tally(), failure.steps)
         assert again is not None
         assert again.what == failure.what
-        shrunk = shrink(failure, attempts=150)
+        shrunk = shrink(failure, attempts=30)
         text = story(shrunk)
     assert shrunk.rule == failure.rule
-    assert len(shrunk.plan.actions) < len(failure.plan.actions) / 4
+    assert len(shrunk.plan.actions) < len(failure.plan.actions) / 2
     assert failure.rule in text
 
 
