@@ -219,6 +219,11 @@ class Checker:
         self._ledgers[host].promises.clear()
         self._ledgers[host].owed.clear()
 
+    def deleted(self, fid: Fid) -> None:
+        """The vnode is gone and its holders were told: the remover's own promise ends silently."""
+        for ledger in self._ledgers.values():
+            ledger.promises.pop(fid, None)
+
     def must_break(
         self, targets: tuple[Fid, ...], writer: str | None, through: int, now: float
     ) -> None:

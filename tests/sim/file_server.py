@@ -526,6 +526,7 @@ class FileServer:
         for fid, reason in reasons.items():
             if reason is BreakReason.REMOVED:
                 self.machine.delete_promises(fid)
+                self.checker.deleted(fid)
         self.checker.acked(change, self.process.kernel.now)
         self._tell("fileserver", "acknowledged", change=change.versions)
         return vnode
