@@ -106,6 +106,18 @@ class CallPreamble(grpc.aio.ServerInterceptor):
         )
         return wrapped
 
+    async def _before_answer(self, host: str, context: Context) -> None:
+        """The second look. Between the last ack and our turn the host may be owed another break.
+
+        A host that does not acknowledge gets no answer; since what it asked for may have been done,
+        it is not told an abort code either, which would mean that nothing was.
+        """
+        while not self._callbacks.may_answer(host):
+            try:
+                await self._callbacks.call_preamble(host)
+            except AfsError as error:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, error.detail)
+
     def _call(self, behavior: Any) -> Any:
         callbacks = self._callbacks
 
@@ -119,10 +131,8 @@ class CallPreamble(grpc.aio.ServerInterceptor):
             try:
                 return await behavior(request, context)
             finally:
-                # An error is an answer as well. Between the last ack and our turn the host may have
-                # come to be owed another break.
-                while not callbacks.may_answer(host):
-                    await callbacks.call_preamble(host)
+                # An error is an answer as well.
+                await self._before_answer(host, context)
 
         return call
 
@@ -136,11 +146,11 @@ class CallPreamble(grpc.aio.ServerInterceptor):
                 await callbacks.call_preamble(host)
             try:
                 async for response in behavior(request, context):
-                    while host is not None and not callbacks.may_answer(host):
-                        await callbacks.call_preamble(host)
+                    if host is not None:
+                        await self._before_answer(host, context)
                     yield response
             finally:
-                while host is not None and not callbacks.may_answer(host):
-                    await callbacks.call_preamble(host)
+                if host is not None:
+                    await self._before_answer(host, context)
 
         return stream

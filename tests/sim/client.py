@@ -370,7 +370,9 @@ class Client:
             raise CallFailedError(AfsCode.RX_CALL_DEAD, "no answer", refused=False)
         answer = answered.result()
         if answer.error is not None:
-            raise CallFailedError(answer.error.code, answer.error.detail, refused=True)
+            code = AfsCode.RX_CALL_DEAD if answer.outcome_unknown else answer.error.code
+            refused = not answer.outcome_unknown
+            raise CallFailedError(code, answer.error.detail, refused=refused)
         self._do(self.state.on_epoch_seen(answer.epoch))
         assert answer.reply is not None
         return answer.reply

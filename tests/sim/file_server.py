@@ -130,6 +130,7 @@ class Answer(NamedTuple):
     epoch: int
     reply: Reply | None
     error: AfsError | None
+    outcome_unknown: bool = False
 
 
 class Attached:
@@ -314,7 +315,7 @@ class FileServer:
         host = request.host
         reply: Reply | None = None
         error: AfsError | None = None
-        refused_by_preamble = False
+        refused_by_preamble = outcome_unknown = False
         try:
             if host is not None and not self.machine.may_answer(host):
                 refused_by_preamble = True
@@ -325,15 +326,15 @@ class FileServer:
             except AfsError as failure:
                 error = failure
             if host is not None:
-                refused_by_preamble = True
+                refused_by_preamble = outcome_unknown = True
                 await self._before_answer(host)
-                refused_by_preamble = False
+                refused_by_preamble = outcome_unknown = False
         except AfsError as failure:
             reply, error = None, failure
         self._calls.pop((connection, request.number), None)
         if host is not None and not refused_by_preamble:
             self.checker.answer_leaves(host, f"{request.method} {request.fid}")
-        connection.down.send(Answer(request.number, self.epoch, reply, error))
+        connection.down.send(Answer(request.number, self.epoch, reply, error, outcome_unknown))
 
     async def _before_answer(self, host: str) -> None:
         """The second look of CallPreamble, right before the answer leaves."""

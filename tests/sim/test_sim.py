@@ -81,3 +81,9 @@ def test_strict_writers_wait_for_earlier_breaks(seed: int) -> None:
 def test_no_answer_leaves_between_two_breaks(seed: int) -> None:
     """A break that comes to be owed while a call waits for another one is waited for too (I3)."""
     assert run_plan(_plan(seed, strict=False), Tally()) is None
+
+
+@pytest.mark.parametrize("seed", [5257])
+def test_a_change_whose_answer_is_held_back_is_not_taken_for_refused(seed: int) -> None:
+    """A writer that is refused its answer, not its change, does not go on trusting the old data."""
+    assert run_plan(make_plan(seed), Tally()) is None
