@@ -19,6 +19,7 @@ from afs.v1 import types_pb2
 from afs.wire import (
     check_name,
     check_symlink_target,
+    fid_from_wire,
     fid_to_wire,
     set_status_to_wire,
     status_from_wire,
@@ -200,12 +201,16 @@ class Changes:
                 )
                 above, left = removed[0].directory_status, removed[0].status
             self._changed_directory(above, [RemoveName(place.name)])
-            if left is None or left.link_count == 0:
-                self._cache.forget(place.fid)
-            else:
+            removed_fid = place.fid if left is None else fid_from_wire(left.fid)
+            if removed_fid != place.fid:
+                # Somebody put another file in this place meanwhile, and that one was removed.
                 self._cache.distrust([place.fid])
+            if left is None or left.link_count == 0:
+                self._cache.forget(removed_fid)
+            else:
+                self._cache.distrust([removed_fid])
         if left is None or left.link_count == 0:
-            await self._disk.forget([place.fid])
+            await self._disk.forget([removed_fid])
 
     async def _remove_all_in(self, server: FileServerClient, top: Fid) -> None:
         """Removes what is in a directory; what others remove meanwhile is no matter."""

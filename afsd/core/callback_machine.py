@@ -430,6 +430,8 @@ class CallBackMachine:
         """
         host = self._host_of(uuid, channel)
         if host is not None:
+            # Told of what is marked before the answer, it does not trust that for one more lease.
+            self.later.break_delayed(host, now)
             self.deliveries.renew_lease(host, number, now)
         return self._take_out()
 

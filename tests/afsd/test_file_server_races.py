@@ -26,7 +26,16 @@ OTHER = "00000000-0000-0000-0000-000000000003"
 # Turns of the loop after which whatever could have happened without waiting has happened.
 TURNS = 50
 # Our methods do not look at it.
-NO_CONTEXT: Any = None
+
+
+class NoContext:
+    """Stands for the context of a call that came over no wire: its metadata goes nowhere."""
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        """Nobody waits for it."""
+
+
+NO_CONTEXT: Any = NoContext()
 
 
 def call(host: Host, method: Callable[..., Any], request: Any) -> asyncio.Task[Any]:

@@ -7,11 +7,15 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
-from afs.errors import AfsCode
+from afs.errors import ABORT_CODE_TRAILER, AfsCode
 from afs.types import BreakReason, root_fid, whole_volume_fid
 from afs.v1 import file_server_debug_pb2, file_server_debug_pb2_grpc
+from afs.v1 import file_server_pb2 as pb
+from afs.wire import fid_to_wire
 from afsd.host_journal import HostJournal
 from tests.afsd.running import (
     PATIENCE_S,
@@ -128,6 +132,30 @@ async def test_writer_waits_one_deadline_then_not_at_all(tmp_path: Path) -> None
         before = (await counters(writer))["breaks_sent"]
         await writer.create("two")
         assert (await counters(writer))["breaks_sent"] == before
+
+
+async def test_answer_that_is_held_back_does_not_look_like_a_refusal(tmp_path: Path) -> None:
+    """I3: a change is done, then its host is owed a break it does not acknowledge: no abort code.
+
+    A client takes an abort code for "surely not done". Found by the simulator (SEED=5257).
+    """
+    async with fileserver(tmp_path, break_deadline_s=0.5) as server:
+        hung = await hung_client(server)
+        writer = await server.client()
+        await writer.status(root_fid(SECOND_VOLUME))
+        writer.acks = False
+        request = pb.CreateFileRequest(directory=fid_to_wire(ROOT), name="made")
+        call = asyncio.ensure_future(writer.files.CreateFile(request, metadata=writer.metadata))
+        # The file is made, and its writer waits for the hung holder of the directory.
+        await hung.until(lambda: hung.breaks)
+        await server.fssync("VOL_BREAKCBKS", SECOND_VOLUME)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        trailers = [key for key, _ in caught.value.trailing_metadata() or ()]
+        assert ABORT_CODE_TRAILER not in trailers
+        other = await server.client()
+        assert await other.names() == ["made"]
 
 
 async def test_give_back_of_an_unchanged_volume_breaks_nothing(tmp_path: Path) -> None:

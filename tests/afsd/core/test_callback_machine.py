@@ -546,6 +546,16 @@ class TestLeases:
         assert rig.renewed == list(range(1, 9))
         assert rig.flags("a") == {"RESETDONE"}
 
+    def test_marked_host_is_told_before_its_renewal_is_answered(self) -> None:
+        """I8: after a give-back no lease starts anew for what was marked."""
+        rig = Rig()
+        rig.up("a")
+        rig.promise("a", fid(2))
+        rig.mark()
+        rig.renew("a")
+        assert len(rig.breaks("a")) == 1
+        assert rig.renewed == [1]
+
     def test_quiet_host_goes_down(self) -> None:
         """After the lease the client trusts nothing, so the server tosses before a writer waits."""
         rig = Rig()
