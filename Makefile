@@ -43,7 +43,8 @@ bench: $(STAMP) ## the measurements, as tables of ratios, into bench/results/
 # --- what a change must pass ----------------------------------------------------------------------
 
 test: $(STAMP) ## all tests that need no container engine, with branch coverage; cores must have 100 %
-	$(BIN)/python -m pytest -m "not cluster" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not cluster" --ignore=tests/sim --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest tests/sim
 	@echo "branch coverage of the cores:"
 	$(BIN)/python -m coverage report --include='*/core/*' --fail-under=100
 
