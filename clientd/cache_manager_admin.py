@@ -34,6 +34,7 @@ class AdminMethods:
         def concerned(fid: Fid) -> bool:
             return volume is None or fid.volume == volume
 
+        await services.disk.settle()
         known = {entry.fid for entry in services.cache.entries() if concerned(entry.fid)}
         stored = {fid for fid in services.disk.fids() if concerned(fid)}
         for fid in known:

@@ -216,6 +216,11 @@ class DiskCache:
         """The vnode's data is of this version now: pieces of other versions go."""
         await self._unlink(self._table.keep_only(fid, data_version))
 
+    async def settle(self) -> None:
+        """Waits for what is being written now, so that what is removed next does not come back."""
+        if self._putting:
+            await asyncio.wait(list(self._putting))
+
     async def be_of(self, volume: int, incarnation: str) -> bool:
         """The volume is of this incarnation: data of any other goes.
 
@@ -225,6 +230,7 @@ class DiskCache:
         before = self._incarnations.get(volume)
         if before == incarnation:
             return False
+        await self.settle()
         await self.forget([fid for fid in self._table.fids() if fid.volume == volume])
         await self._follower.note_incarnation(volume, incarnation)
         self._incarnations[volume] = incarnation
