@@ -17,6 +17,7 @@ from afs.v1 import cache_manager_pb2 as pb
 from afs.v1 import cache_manager_pb2_grpc, types_pb2
 from clientd.app import Clientd
 from clientd.config import ClientdConfig
+from clientd.services import Services
 
 CACHE = pb.ANSWER_SOURCE_CACHE
 REVALIDATED = pb.ANSWER_SOURCE_REVALIDATED
@@ -46,7 +47,7 @@ class LocalProgram:
         self.stub: Any = cache_manager_pb2_grpc.CacheManagerStub(self.channel)
 
     async def read(self, path: str, offset: int = 0, length: int = 0) -> Answer:
-        """Reads."""
+        """Reads; what a client in this process fetched is in its disk cache on return."""
         data = bytearray()
         first: pb.ReadResponse | None = None
         try:
@@ -58,6 +59,10 @@ class LocalProgram:
         except grpc.aio.AioRpcError as error:
             raise afs_error_from_rpc(error) from None
         assert first is not None
+        # The answer does not wait for the cache's disk; what a test looks at next may.
+        services: Services | None = getattr(self.client, "services", None)
+        if services is not None:
+            await services.disk.settle()
         return Answer(bytes(data), first.source, first.status)
 
     async def stat(self, path: str, *, no_follow: bool = False) -> pb.StatResponse:

@@ -23,7 +23,6 @@ async def test_status_tells_what_is_cached(server: FakeFileServer, program: Loca
     await program.read("/home/f")
     await program.until_leased()
     await program.read("/home/f")
-    await program.client.services.disk.settle()
     status = await program.status()
     assert server.hosts == {status.host_uuid}
     assert (status.cache_bytes, status.cached_files, status.promises) == (8192, 1, 2)
