@@ -17,6 +17,7 @@ import pytest
 from afs.errors import AfsCode, AfsError
 from afs.v1 import vol_server_pb2 as pb
 from afs.volume.partition import Partition
+from tests.conftest import LogEvents
 from tests.volserverd.fake_fssync import (
     CHECKED_OUT,
     ERROR,
@@ -267,7 +268,9 @@ async def test_a_fileserver_started_during_a_deletion_forgets_the_volume(tmp_pat
         assert await vos.entries() == []
 
 
-async def test_a_client_that_hangs_up_gets_its_volume_back_into_service(tmp_path: Path) -> None:
+async def test_a_client_that_hangs_up_gets_its_volume_back_into_service(
+    tmp_path: Path, log_events: LogEvents
+) -> None:
     """Ctrl-C in the middle of a backup: undone, the volume served, the entry unlocked."""
     async with fake_fileserver(tmp_path) as fake, volserver(tmp_path) as vos:
         await vos.create("demo")
@@ -277,6 +280,10 @@ async def test_a_client_that_hangs_up_gets_its_volume_back_into_service(tmp_path
         working.cancel()
         with suppress(asyncio.CancelledError):
             await working
+        # The news is on its way through gRPC; a backup that goes on before it came may be finished.
+        async with asyncio.timeout(PATIENCE_S):
+            while not log_events.named("operation.asked_to_end"):
+                await asyncio.sleep(0.01)
         gate.set()
         await settled(vos, fake)
         assert fake.state(DEMO) == ONLINE
