@@ -51,13 +51,13 @@ MAX_WAITING_CALLS_PER_HOST: Final = 64
 # Breaks queued for one host; one that lets more pile up within the deadline is marked down and
 # reset instead.
 MAX_BREAKS_OUTSTANDING_PER_HOST: Final = 4096
-# Promises the worker dismantles, and hosts it tells, before it gives the event loop back: about 1
-# ms of work each.
-WORKER_SLICE_PROMISES: Final = 2048
-WORKER_SLICE_HOSTS: Final = 16
+# Promises the worker dismantles, and hosts it tells, before it gives the event loop back: about
+# half a millisecond of work each.
+WORKER_SLICE_PROMISES: Final = 1024
+WORKER_SLICE_HOSTS: Final = 8
 # The worker begins this long after it was woken: the ack that follows the mark leaves first,
 # however many hosts are to be told, and a client hears of its break no later than it would notice.
-ACK_HEAD_START_S: Final = 0.001
+ACK_HEAD_START_S: Final = 0.003
 # Expired promises are looked for this often: the table is at most this much larger than it need be.
 PROMISE_SWEEP_S: Final = 60.0
 # Promises looked at in one slice of that: about 1 ms of work.
