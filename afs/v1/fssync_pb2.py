@@ -25,27 +25,33 @@ _sym_db = _symbol_database.Default()
 from afs.v1 import types_pb2 as afs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61\x66s/v1/fssync.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\xae\x01\n\x0fVolumeOpRequest\x12%\n\x07\x63ommand\x18\x01 \x01(\x0e\x32\x14.afs.v1.FsyncCommand\x12#\n\x06reason\x18\x02 \x01(\x0e\x32\x13.afs.v1.FsyncReason\x12\x11\n\tvolume_id\x18\x03 \x01(\r\x12\x11\n\tpartition\x18\x04 \x01(\t\x12\x0f\n\x07program\x18\x05 \x01(\t\x12\x18\n\x03\x66id\x18\x06 \x01(\x0b\x32\x0b.afs.v1.Fid\"\xfa\x01\n\x10VolumeOpResponse\x12+\n\x08response\x18\x01 \x01(\x0e\x32\x19.afs.v1.FsyncResponseCode\x12#\n\x06reason\x18\x02 \x01(\x0e\x32\x13.afs.v1.FsyncReason\x12\"\n\x06volume\x18\x03 \x01(\x0b\x32\x12.afs.v1.VolumeInfo\x12#\n\x07volumes\x18\x04 \x03(\x0b\x32\x12.afs.v1.VolumeInfo\x12!\n\x05vnode\x18\x05 \x01(\x0b\x32\x12.afs.v1.FileStatus\x12\x18\n\x10\x63\x61llbacks_marked\x18\x06 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\"\xfe\x01\n\nVolumeInfo\x12\x11\n\tvolume_id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\t\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.afs.v1.VolumeState\x12 \n\x04type\x18\x05 \x01(\x0e\x32\x12.afs.v1.VolumeType\x12\x15\n\rread_write_id\x18\x06 \x01(\r\x12\x0f\n\x07program\x18\x07 \x01(\t\x12&\n\ttaken_for\x18\x08 \x01(\x0e\x32\x13.afs.v1.FsyncReason\x12\x16\n\x0e\x63hange_counter\x18\t \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\n \x01(\t*\xb6\x02\n\x0c\x46syncCommand\x12\x15\n\x11\x46SYNC_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46SYNC_VOL_ON\x10\x01\x12\x11\n\rFSYNC_VOL_OFF\x10\x02\x12\x14\n\x10\x46SYNC_NEEDVOLUME\x10\x03\x12\x17\n\x13\x46SYNC_VOL_LEAVE_OFF\x10\x04\x12\x12\n\x0e\x46SYNC_VOL_MOVE\x10\x05\x12\x12\n\x0e\x46SYNC_VOL_DONE\x10\x06\x12\x17\n\x13\x46SYNC_VOL_BREAKCBKS\x10\x07\x12\x13\n\x0f\x46SYNC_VOL_QUERY\x10\x08\x12\x14\n\x10\x46SYNC_VOL_ATTACH\x10\t\x12\x19\n\x15\x46SYNC_VOL_FORCE_ERROR\x10\n\x12\x19\n\x15\x46SYNC_VOL_QUERY_VNODE\x10\x0b\x12\x19\n\x15\x46SYNC_VOL_LISTVOLUMES\x10\x0c*\x7f\n\x11\x46syncResponseCode\x12\x1e\n\x1a\x46SYNC_RESPONSE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46SYNC_OK\x10\x01\x12\x10\n\x0c\x46SYNC_DENIED\x10\x02\x12\x10\n\x0c\x46SYNC_FAILED\x10\x03\x12\x18\n\x14\x46SYNC_UNKNOWN_VOLUME\x10\x04*\xd8\x02\n\x0b\x46syncReason\x12\x1c\n\x18\x46SYNC_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46SYNC_EXCLUSIVE\x10\x01\x12\x15\n\x11\x46SYNC_WRONG_OWNER\x10\x02\x12\x19\n\x15\x46SYNC_WRONG_PARTITION\x10\x03\x12\x13\n\x0f\x46SYNC_BAD_STATE\x10\x04\x12\x11\n\rFSYNC_DAMAGED\x10\x05\x12\x13\n\x0f\x46SYNC_NO_VOLUME\x10\x06\x12\x11\n\rFSYNC_SALVAGE\x10\x07\x12\x13\n\x0f\x46SYNC_FOR_CLONE\x10\x08\x12\x15\n\x11\x46SYNC_FOR_RESTORE\x10\t\x12\x12\n\x0e\x46SYNC_FOR_DUMP\x10\n\x12\x14\n\x10\x46SYNC_FOR_DELETE\x10\x0b\x12\x12\n\x0e\x46SYNC_FOR_MOVE\x10\x0c\x12\x16\n\x12\x46SYNC_FOR_OPERATOR\x10\r\x12\x12\n\x0e\x46SYNC_IO_ERROR\x10\x0e*\xc7\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13VOLUME_STATE_ONLINE\x10\x01\x12\x1c\n\x18VOLUME_STATE_CHECKED_OUT\x10\x02\x12\x18\n\x14VOLUME_STATE_OFFLINE\x10\x03\x12\x16\n\x12VOLUME_STATE_ERROR\x10\x04\x12\x16\n\x12VOLUME_STATE_MOVED\x10\x05\x12\x19\n\x15VOLUME_STATE_CHANGING\x10\x06\x32G\n\x06\x46SSync\x12=\n\x08VolumeOp\x12\x17.afs.v1.VolumeOpRequest\x1a\x18.afs.v1.VolumeOpResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61\x66s/v1/fssync.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\'\n\x12WatchBreaksRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\r\"9\n\x13WatchBreaksResponse\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.afs.v1.HostNotTold\"G\n\x0bHostNotTold\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x19\n\x11lease_remaining_s\x18\x03 \x01(\x01\"\xae\x01\n\x0fVolumeOpRequest\x12%\n\x07\x63ommand\x18\x01 \x01(\x0e\x32\x14.afs.v1.FsyncCommand\x12#\n\x06reason\x18\x02 \x01(\x0e\x32\x13.afs.v1.FsyncReason\x12\x11\n\tvolume_id\x18\x03 \x01(\r\x12\x11\n\tpartition\x18\x04 \x01(\t\x12\x0f\n\x07program\x18\x05 \x01(\t\x12\x18\n\x03\x66id\x18\x06 \x01(\x0b\x32\x0b.afs.v1.Fid\"\xfa\x01\n\x10VolumeOpResponse\x12+\n\x08response\x18\x01 \x01(\x0e\x32\x19.afs.v1.FsyncResponseCode\x12#\n\x06reason\x18\x02 \x01(\x0e\x32\x13.afs.v1.FsyncReason\x12\"\n\x06volume\x18\x03 \x01(\x0b\x32\x12.afs.v1.VolumeInfo\x12#\n\x07volumes\x18\x04 \x03(\x0b\x32\x12.afs.v1.VolumeInfo\x12!\n\x05vnode\x18\x05 \x01(\x0b\x32\x12.afs.v1.FileStatus\x12\x18\n\x10\x63\x61llbacks_marked\x18\x06 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\"\xa4\x02\n\nVolumeInfo\x12\x11\n\tvolume_id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\t\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.afs.v1.VolumeState\x12 \n\x04type\x18\x05 \x01(\x0e\x32\x12.afs.v1.VolumeType\x12\x15\n\rread_write_id\x18\x06 \x01(\r\x12\x0f\n\x07program\x18\x07 \x01(\t\x12&\n\ttaken_for\x18\x08 \x01(\x0e\x32\x13.afs.v1.FsyncReason\x12\x16\n\x0e\x63hange_counter\x18\t \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\n \x01(\t\x12\x13\n\x0bincarnation\x18\x0b \x01(\t\x12\x0f\n\x07holders\x18\x0c \x01(\r*\xb6\x02\n\x0c\x46syncCommand\x12\x15\n\x11\x46SYNC_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46SYNC_VOL_ON\x10\x01\x12\x11\n\rFSYNC_VOL_OFF\x10\x02\x12\x14\n\x10\x46SYNC_NEEDVOLUME\x10\x03\x12\x17\n\x13\x46SYNC_VOL_LEAVE_OFF\x10\x04\x12\x12\n\x0e\x46SYNC_VOL_MOVE\x10\x05\x12\x12\n\x0e\x46SYNC_VOL_DONE\x10\x06\x12\x17\n\x13\x46SYNC_VOL_BREAKCBKS\x10\x07\x12\x13\n\x0f\x46SYNC_VOL_QUERY\x10\x08\x12\x14\n\x10\x46SYNC_VOL_ATTACH\x10\t\x12\x19\n\x15\x46SYNC_VOL_FORCE_ERROR\x10\n\x12\x19\n\x15\x46SYNC_VOL_QUERY_VNODE\x10\x0b\x12\x19\n\x15\x46SYNC_VOL_LISTVOLUMES\x10\x0c*\x7f\n\x11\x46syncResponseCode\x12\x1e\n\x1a\x46SYNC_RESPONSE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46SYNC_OK\x10\x01\x12\x10\n\x0c\x46SYNC_DENIED\x10\x02\x12\x10\n\x0c\x46SYNC_FAILED\x10\x03\x12\x18\n\x14\x46SYNC_UNKNOWN_VOLUME\x10\x04*\xef\x02\n\x0b\x46syncReason\x12\x1c\n\x18\x46SYNC_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46SYNC_EXCLUSIVE\x10\x01\x12\x15\n\x11\x46SYNC_WRONG_OWNER\x10\x02\x12\x19\n\x15\x46SYNC_WRONG_PARTITION\x10\x03\x12\x13\n\x0f\x46SYNC_BAD_STATE\x10\x04\x12\x11\n\rFSYNC_DAMAGED\x10\x05\x12\x13\n\x0f\x46SYNC_NO_VOLUME\x10\x06\x12\x11\n\rFSYNC_SALVAGE\x10\x07\x12\x13\n\x0f\x46SYNC_FOR_CLONE\x10\x08\x12\x15\n\x11\x46SYNC_FOR_RESTORE\x10\t\x12\x12\n\x0e\x46SYNC_FOR_DUMP\x10\n\x12\x14\n\x10\x46SYNC_FOR_DELETE\x10\x0b\x12\x12\n\x0e\x46SYNC_FOR_MOVE\x10\x0c\x12\x16\n\x12\x46SYNC_FOR_OPERATOR\x10\r\x12\x12\n\x0e\x46SYNC_IO_ERROR\x10\x0e\x12\x15\n\x11\x46SYNC_FOR_RELEASE\x10\x0f*\xc7\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13VOLUME_STATE_ONLINE\x10\x01\x12\x1c\n\x18VOLUME_STATE_CHECKED_OUT\x10\x02\x12\x18\n\x14VOLUME_STATE_OFFLINE\x10\x03\x12\x16\n\x12VOLUME_STATE_ERROR\x10\x04\x12\x16\n\x12VOLUME_STATE_MOVED\x10\x05\x12\x19\n\x15VOLUME_STATE_CHANGING\x10\x06\x32\x91\x01\n\x06\x46SSync\x12=\n\x08VolumeOp\x12\x17.afs.v1.VolumeOpRequest\x1a\x18.afs.v1.VolumeOpResponse\x12H\n\x0bWatchBreaks\x12\x1a.afs.v1.WatchBreaksRequest\x1a\x1b.afs.v1.WatchBreaksResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'afs.v1.fssync_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FSYNCCOMMAND']._serialized_start=739
-  _globals['_FSYNCCOMMAND']._serialized_end=1049
-  _globals['_FSYNCRESPONSECODE']._serialized_start=1051
-  _globals['_FSYNCRESPONSECODE']._serialized_end=1178
-  _globals['_FSYNCREASON']._serialized_start=1181
-  _globals['_FSYNCREASON']._serialized_end=1525
-  _globals['_VOLUMESTATE']._serialized_start=1528
-  _globals['_VOLUMESTATE']._serialized_end=1727
-  _globals['_VOLUMEOPREQUEST']._serialized_start=52
-  _globals['_VOLUMEOPREQUEST']._serialized_end=226
-  _globals['_VOLUMEOPRESPONSE']._serialized_start=229
-  _globals['_VOLUMEOPRESPONSE']._serialized_end=479
-  _globals['_VOLUMEINFO']._serialized_start=482
-  _globals['_VOLUMEINFO']._serialized_end=736
-  _globals['_FSSYNC']._serialized_start=1729
-  _globals['_FSSYNC']._serialized_end=1800
+  _globals['_FSYNCCOMMAND']._serialized_start=950
+  _globals['_FSYNCCOMMAND']._serialized_end=1260
+  _globals['_FSYNCRESPONSECODE']._serialized_start=1262
+  _globals['_FSYNCRESPONSECODE']._serialized_end=1389
+  _globals['_FSYNCREASON']._serialized_start=1392
+  _globals['_FSYNCREASON']._serialized_end=1759
+  _globals['_VOLUMESTATE']._serialized_start=1762
+  _globals['_VOLUMESTATE']._serialized_end=1961
+  _globals['_WATCHBREAKSREQUEST']._serialized_start=51
+  _globals['_WATCHBREAKSREQUEST']._serialized_end=90
+  _globals['_WATCHBREAKSRESPONSE']._serialized_start=92
+  _globals['_WATCHBREAKSRESPONSE']._serialized_end=149
+  _globals['_HOSTNOTTOLD']._serialized_start=151
+  _globals['_HOSTNOTTOLD']._serialized_end=222
+  _globals['_VOLUMEOPREQUEST']._serialized_start=225
+  _globals['_VOLUMEOPREQUEST']._serialized_end=399
+  _globals['_VOLUMEOPRESPONSE']._serialized_start=402
+  _globals['_VOLUMEOPRESPONSE']._serialized_end=652
+  _globals['_VOLUMEINFO']._serialized_start=655
+  _globals['_VOLUMEINFO']._serialized_end=947
+  _globals['_FSSYNC']._serialized_start=1964
+  _globals['_FSSYNC']._serialized_end=2109
 # @@protoc_insertion_point(module_scope)

@@ -131,6 +131,8 @@ class _FsyncReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FsyncReas
     FSYNC_FOR_MOVE: _FsyncReason.ValueType  # 12
     FSYNC_FOR_OPERATOR: _FsyncReason.ValueType  # 13
     FSYNC_IO_ERROR: _FsyncReason.ValueType  # 14
+    FSYNC_FOR_RELEASE: _FsyncReason.ValueType  # 15
+    """Given back, its promises are broken with VOLUME_RELEASED."""
 
 class FsyncReason(_FsyncReason, metaclass=_FsyncReasonEnumTypeWrapper): ...
 
@@ -151,6 +153,8 @@ FSYNC_FOR_DELETE: FsyncReason.ValueType  # 11
 FSYNC_FOR_MOVE: FsyncReason.ValueType  # 12
 FSYNC_FOR_OPERATOR: FsyncReason.ValueType  # 13
 FSYNC_IO_ERROR: FsyncReason.ValueType  # 14
+FSYNC_FOR_RELEASE: FsyncReason.ValueType  # 15
+"""Given back, its promises are broken with VOLUME_RELEASED."""
 Global___FsyncReason: _TypeAlias = FsyncReason  # noqa: Y015
 
 class _VolumeState:
@@ -183,6 +187,72 @@ VOLUME_STATE_MOVED: VolumeState.ValueType  # 5
 VOLUME_STATE_CHANGING: VolumeState.ValueType  # 6
 """Being attached or detached at this moment."""
 Global___VolumeState: _TypeAlias = VolumeState  # noqa: Y015
+
+@_typing.final
+class WatchBreaksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchBreaksRequest: _TypeAlias = WatchBreaksRequest  # noqa: Y015
+
+@_typing.final
+class WatchBreaksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostNotTold]: ...
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[Global___HostNotTold] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchBreaksResponse: _TypeAlias = WatchBreaksResponse  # noqa: Y015
+
+@_typing.final
+class HostNotTold(_message.Message):
+    """A host that held a promise on the volume when it was broken, and has neither acknowledged nor lost its lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LEASE_REMAINING_S_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    address: _builtins.str
+    lease_remaining_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        address: _builtins.str = ...,
+        lease_remaining_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "lease_remaining_s", b"lease_remaining_s", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostNotTold: _TypeAlias = HostNotTold  # noqa: Y015
 
 @_typing.final
 class VolumeOpRequest(_message.Message):
@@ -279,6 +349,8 @@ class VolumeInfo(_message.Message):
     TAKEN_FOR_FIELD_NUMBER: _builtins.int
     CHANGE_COUNTER_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.int
     name: _builtins.str
     partition: _builtins.str
@@ -291,6 +363,9 @@ class VolumeInfo(_message.Message):
     change_counter: _builtins.int
     """Grows with every committed change of the volume."""
     detail: _builtins.str
+    incarnation: _builtins.str
+    holders: _builtins.int
+    """Hosts that hold promises on the volume."""
     def __init__(
         self,
         *,
@@ -304,10 +379,12 @@ class VolumeInfo(_message.Message):
         taken_for: Global___FsyncReason.ValueType = ...,
         change_counter: _builtins.int = ...,
         detail: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+        holders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_counter", b"change_counter", "detail", b"detail", "name", b"name", "partition", b"partition", "program", b"program", "read_write_id", b"read_write_id", "state", b"state", "taken_for", b"taken_for", "type", b"type", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_counter", b"change_counter", "detail", b"detail", "holders", b"holders", "incarnation", b"incarnation", "name", b"name", "partition", b"partition", "program", b"program", "read_write_id", b"read_write_id", "state", b"state", "taken_for", b"taken_for", "type", b"type", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,11 @@ class FSSyncStub:
                 request_serializer=afs_dot_v1_dot_fssync__pb2.VolumeOpRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_fssync__pb2.VolumeOpResponse.FromString,
                 _registered_method=True)
+        self.WatchBreaks = channel.unary_stream(
+                '/afs.v1.FSSync/WatchBreaks',
+                request_serializer=afs_dot_v1_dot_fssync__pb2.WatchBreaksRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_fssync__pb2.WatchBreaksResponse.FromString,
+                _registered_method=True)
 
 
 class FSSyncServicer:
@@ -50,6 +55,14 @@ class FSSyncServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchBreaks(self, request, context):
+        """Who has not been told yet that promises on a volume ended: an answer at once, one whenever that changes, and the end
+        when there is nobody left who may still trust the old state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FSSyncServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +70,11 @@ def add_FSSyncServicer_to_server(servicer, server):
                     servicer.VolumeOp,
                     request_deserializer=afs_dot_v1_dot_fssync__pb2.VolumeOpRequest.FromString,
                     response_serializer=afs_dot_v1_dot_fssync__pb2.VolumeOpResponse.SerializeToString,
+            ),
+            'WatchBreaks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchBreaks,
+                    request_deserializer=afs_dot_v1_dot_fssync__pb2.WatchBreaksRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_fssync__pb2.WatchBreaksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +104,33 @@ class FSSync:
             '/afs.v1.FSSync/VolumeOp',
             afs_dot_v1_dot_fssync__pb2.VolumeOpRequest.SerializeToString,
             afs_dot_v1_dot_fssync__pb2.VolumeOpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchBreaks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/afs.v1.FSSync/WatchBreaks',
+            afs_dot_v1_dot_fssync__pb2.WatchBreaksRequest.SerializeToString,
+            afs_dot_v1_dot_fssync__pb2.WatchBreaksResponse.FromString,
             options,
             channel_credentials,
             insecure,

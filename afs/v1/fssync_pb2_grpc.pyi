@@ -32,11 +32,19 @@ class FSSyncStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FSSyncAsyncStub: ...
     VolumeOp: _grpc.UnaryUnaryMultiCallable[_fssync_pb2.VolumeOpRequest, _fssync_pb2.VolumeOpResponse]
+    WatchBreaks: _grpc.UnaryStreamMultiCallable[_fssync_pb2.WatchBreaksRequest, _fssync_pb2.WatchBreaksResponse]
+    """Who has not been told yet that promises on a volume ended: an answer at once, one whenever that changes, and the end
+    when there is nobody left who may still trust the old state.
+    """
 
 @_typing.type_check_only
 class FSSyncAsyncStub(FSSyncStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     VolumeOp: _aio.UnaryUnaryMultiCallable[_fssync_pb2.VolumeOpRequest, _fssync_pb2.VolumeOpResponse]  # type: ignore[assignment]
+    WatchBreaks: _aio.UnaryStreamMultiCallable[_fssync_pb2.WatchBreaksRequest, _fssync_pb2.WatchBreaksResponse]  # type: ignore[assignment]
+    """Who has not been told yet that promises on a volume ended: an answer at once, one whenever that changes, and the end
+    when there is nobody left who may still trust the old state.
+    """
 
 class FSSyncServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -45,5 +53,15 @@ class FSSyncServicer(metaclass=_abc_1.ABCMeta):
         request: _fssync_pb2.VolumeOpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fssync_pb2.VolumeOpResponse, _abc.Awaitable[_fssync_pb2.VolumeOpResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchBreaks(
+        self,
+        request: _fssync_pb2.WatchBreaksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fssync_pb2.WatchBreaksResponse], _abc.AsyncIterator[_fssync_pb2.WatchBreaksResponse]]:
+        """Who has not been told yet that promises on a volume ended: an answer at once, one whenever that changes, and the end
+        when there is nobody left who may still trust the old state.
+        """
 
 def add_FSSyncServicer_to_server(servicer: FSSyncServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

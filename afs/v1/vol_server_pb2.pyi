@@ -72,6 +72,8 @@ class VolumeDetail(_message.Message):
     CLONED_NS_FIELD_NUMBER: _builtins.int
     CHANGE_COUNTER_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    IN_TRANSIT_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.int
     name: _builtins.str
     type: _types_pb2.VolumeType.ValueType
@@ -88,6 +90,10 @@ class VolumeDetail(_message.Message):
     """When the read-write volume was cloned to make this one; 0 for a read-write volume."""
     change_counter: _builtins.int
     detail: _builtins.str
+    in_transit: _builtins.bool
+    """Half of a move that has not ended: which half lives is what the location database says."""
+    incarnation: _builtins.str
+    """A random text fixed when the volume was created; its copies by move and release have the same."""
     def __init__(
         self,
         *,
@@ -106,14 +112,88 @@ class VolumeDetail(_message.Message):
         cloned_ns: _builtins.int = ...,
         change_counter: _builtins.int = ...,
         detail: _builtins.str = ...,
+        in_transit: _builtins.bool = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_id", b"backup_id", "change_counter", b"change_counter", "cloned_ns", b"cloned_ns", "created_ns", b"created_ns", "detail", b"detail", "file_count", b"file_count", "max_quota_kib", b"max_quota_kib", "name", b"name", "partition", b"partition", "read_write_id", b"read_write_id", "state", b"state", "type", b"type", "updated_ns", b"updated_ns", "used_kib", b"used_kib", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_id", b"backup_id", "change_counter", b"change_counter", "cloned_ns", b"cloned_ns", "created_ns", b"created_ns", "detail", b"detail", "file_count", b"file_count", "in_transit", b"in_transit", "incarnation", b"incarnation", "max_quota_kib", b"max_quota_kib", "name", b"name", "partition", b"partition", "read_write_id", b"read_write_id", "state", b"state", "type", b"type", "updated_ns", b"updated_ns", "used_kib", b"used_kib", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VolumeDetail: _TypeAlias = VolumeDetail  # noqa: Y015
+
+@_typing.final
+class OperationPlan(_message.Message):
+    """What an operation with `dry_run` would do; nothing was changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    BYTES_TO_SEND_FIELD_NUMBER: _builtins.int
+    CHUNKS_TO_SEND_FIELD_NUMBER: _builtins.int
+    CLIENTS_TO_TELL_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_S_FIELD_NUMBER: _builtins.int
+    bytes_to_send: _builtins.int
+    chunks_to_send: _builtins.int
+    clients_to_tell: _builtins.int
+    """Clients that hold promises on what would be changed, and are told."""
+    exclusive_s: _builtins.float
+    """How long the volume would be out of service, in seconds; an estimate."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One line each, in order, for people."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[_builtins.str] | None = ...,
+        bytes_to_send: _builtins.int = ...,
+        chunks_to_send: _builtins.int = ...,
+        clients_to_tell: _builtins.int = ...,
+        exclusive_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_to_send", b"bytes_to_send", "chunks_to_send", b"chunks_to_send", "clients_to_tell", b"clients_to_tell", "exclusive_s", b"exclusive_s", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperationPlan: _TypeAlias = OperationPlan  # noqa: Y015
+
+@_typing.final
+class Sent(_message.Message):
+    """What was sent to another server or partition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    VNODES_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_S_FIELD_NUMBER: _builtins.int
+    TOTAL_S_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    chunks: _builtins.int
+    vnodes: _builtins.int
+    exclusive_s: _builtins.float
+    """How long the volume was out of service, in seconds."""
+    total_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+        vnodes: _builtins.int = ...,
+        exclusive_s: _builtins.float = ...,
+        total_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "chunks", b"chunks", "exclusive_s", b"exclusive_s", "total_s", b"total_s", "vnodes", b"vnodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sent: _TypeAlias = Sent  # noqa: Y015
 
 @_typing.final
 class CreateRequest(_message.Message):
@@ -172,15 +252,18 @@ class DeleteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
+    dry_run: _builtins.bool
     def __init__(
         self,
         *,
         volume: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -191,15 +274,19 @@ class DeleteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___OperationPlan: ...
     def __init__(
         self,
         *,
         volume_id: _builtins.int = ...,
+        plan: Global___OperationPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,23 +413,33 @@ Global___MoveRequest: _TypeAlias = MoveRequest  # noqa: Y015
 
 @_typing.final
 class MoveResponse(_message.Message):
+    """Progress first; the last message carries the volume, or the plan."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROGRESS_FIELD_NUMBER: _builtins.int
     VOLUME_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___Progress: ...
     @_builtins.property
     def volume(self) -> Global___VolumeDetail: ...
+    @_builtins.property
+    def plan(self) -> Global___OperationPlan: ...
+    @_builtins.property
+    def sent(self) -> Global___Sent: ...
     def __init__(
         self,
         *,
         progress: Global___Progress | None = ...,
         volume: Global___VolumeDetail | None = ...,
+        plan: Global___OperationPlan | None = ...,
+        sent: Global___Sent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "progress", b"progress", "sent", b"sent", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "progress", b"progress", "sent", b"sent", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -382,19 +479,23 @@ class CopyResponse(_message.Message):
 
     PROGRESS_FIELD_NUMBER: _builtins.int
     VOLUME_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___Progress: ...
     @_builtins.property
     def volume(self) -> Global___VolumeDetail: ...
+    @_builtins.property
+    def sent(self) -> Global___Sent: ...
     def __init__(
         self,
         *,
         progress: Global___Progress | None = ...,
         volume: Global___VolumeDetail | None = ...,
+        sent: Global___Sent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "sent", b"sent", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "sent", b"sent", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,27 +528,105 @@ Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
 
 @_typing.final
 class ReleaseResponse(_message.Message):
+    """Progress first; the last message carries the sites, or the plan."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROGRESS_FIELD_NUMBER: _builtins.int
     VOLUME_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    NOT_TOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___Progress: ...
     @_builtins.property
     def volume(self) -> Global___VolumeDetail: ...
+    @_builtins.property
+    def plan(self) -> Global___OperationPlan: ...
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedCompositeFieldContainer[Global___SiteOutcome]: ...
+    @_builtins.property
+    def not_told(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientNotTold]:
+        """With `wait`: who still trusts the old state; empty in the last message if everybody has been told."""
+
     def __init__(
         self,
         *,
         progress: Global___Progress | None = ...,
         volume: Global___VolumeDetail | None = ...,
+        plan: Global___OperationPlan | None = ...,
+        sites: _abc.Iterable[Global___SiteOutcome] | None = ...,
+        not_told: _abc.Iterable[Global___ClientNotTold] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "progress", b"progress", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_told", b"not_told", "plan", b"plan", "progress", b"progress", "sites", b"sites", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
+
+@_typing.final
+class SiteOutcome(_message.Message):
+    """How a release ended at one site."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    released: _builtins.bool
+    """It shows the new state."""
+    detail: _builtins.str
+    """One line that says why not."""
+    @_builtins.property
+    def site(self) -> Global___Site: ...
+    @_builtins.property
+    def sent(self) -> Global___Sent: ...
+    def __init__(
+        self,
+        *,
+        site: Global___Site | None = ...,
+        released: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        sent: Global___Sent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sent", b"sent", "site", b"site"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "released", b"released", "sent", b"sent", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SiteOutcome: _TypeAlias = SiteOutcome  # noqa: Y015
+
+@_typing.final
+class ClientNotTold(_message.Message):
+    """A client that holds a promise on a state that is no more, and has not acknowledged the break."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LEASE_REMAINING_S_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    address: _builtins.str
+    lease_remaining_s: _builtins.float
+    """After this many seconds its lease has ended, and it trusts nothing it holds."""
+    def __init__(
+        self,
+        *,
+        host_uuid: _builtins.str = ...,
+        address: _builtins.str = ...,
+        lease_remaining_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "host_uuid", b"host_uuid", "lease_remaining_s", b"lease_remaining_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientNotTold: _TypeAlias = ClientNotTold  # noqa: Y015
 
 @_typing.final
 class AddSiteRequest(_message.Message):
@@ -534,15 +713,19 @@ class DumpRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
+    since: _builtins.int
+    """Only what changed after this change counter of the same incarnation; 0: everything."""
     def __init__(
         self,
         *,
         volume: _builtins.str = ...,
+        since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,20 +780,24 @@ class RestoreOpen(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     OVERWRITE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the volume to make or, with `overwrite`, to replace."""
     partition: _builtins.str
     overwrite: _builtins.bool
+    dry_run: _builtins.bool
+    """Receive and check the dump, and say what it would do."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         partition: _builtins.str = ...,
         overwrite: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "overwrite", b"overwrite", "partition", b"partition"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "name", b"name", "overwrite", b"overwrite", "partition", b"partition"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,19 +809,23 @@ class RestoreResponse(_message.Message):
 
     VOLUME_FIELD_NUMBER: _builtins.int
     GIVE_BACK_S_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     give_back_s: _builtins.float
     """How long FSSync took to acknowledge the give-back, as the volserver saw it."""
     @_builtins.property
     def volume(self) -> Global___VolumeDetail: ...
+    @_builtins.property
+    def plan(self) -> Global___OperationPlan: ...
     def __init__(
         self,
         *,
         volume: Global___VolumeDetail | None = ...,
         give_back_s: _builtins.float = ...,
+        plan: Global___OperationPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["give_back_s", b"give_back_s", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["give_back_s", b"give_back_s", "plan", b"plan", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1018,6 +1209,195 @@ class EndTransactionResponse(_message.Message):
 Global___EndTransactionResponse: _TypeAlias = EndTransactionResponse  # noqa: Y015
 
 @_typing.final
+class RenameVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    NEW_NAME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    new_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        new_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_name", b"new_name", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameVolumeRequest: _TypeAlias = RenameVolumeRequest  # noqa: Y015
+
+@_typing.final
+class RenameVolumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entry(self) -> Global___VolumeEntry: ...
+    def __init__(
+        self,
+        *,
+        entry: Global___VolumeEntry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameVolumeResponse: _TypeAlias = RenameVolumeResponse  # noqa: Y015
+
+@_typing.final
+class SalvageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    dry_run: _builtins.bool
+    """Look only, repair nothing."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SalvageRequest: _TypeAlias = SalvageRequest  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """Something found in a volume, and what was done about it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.int
+    partition: _builtins.str
+    kind: _builtins.str
+    """What kind, such as "orphan", "link count", "missing chunk", "damaged chunk", "stray chunk", "directory loop",
+    "not in location", "not on disk", "in two places".
+    """
+    subject: _builtins.str
+    """What exactly: a Fid, a path, a chunk."""
+    detail: _builtins.str
+    """One line for people."""
+    action: _builtins.str
+    """What was done; empty: nothing."""
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.int = ...,
+        partition: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        action: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "kind", b"kind", "partition", b"partition", "subject", b"subject", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class SalvageResponse(_message.Message):
+    """Findings first; the last message carries the volume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    UNREPAIRED_FIELD_NUMBER: _builtins.int
+    unrepaired: _builtins.int
+    """How many findings could not be repaired."""
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    @_builtins.property
+    def finding(self) -> Global___Finding: ...
+    @_builtins.property
+    def volume(self) -> Global___VolumeDetail: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+        finding: Global___Finding | None = ...,
+        volume: Global___VolumeDetail | None = ...,
+        unrepaired: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress", "volume", b"volume"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress", "unrepaired", b"unrepaired", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SalvageResponse: _TypeAlias = SalvageResponse  # noqa: Y015
+
+@_typing.final
+class VerifyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    DEEP_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Empty: all volumes of this server, on disk and in the location database."""
+    deep: _builtins.bool
+    """Also read every chunk and compare it with its hash."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        deep: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deep", b"deep", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
+
+@_typing.final
+class VerifyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    @_builtins.property
+    def finding(self) -> Global___Finding: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___Progress | None = ...,
+        finding: Global___Finding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
 class VolumeEntry(_message.Message):
     """Where the volumes of one name are."""
 
@@ -1068,11 +1448,16 @@ class Site(_message.Message):
     VOL_SERVER_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     file_server: _builtins.str
     """host:port of the fileserver and of its volserver."""
     vol_server: _builtins.str
     partition: _builtins.str
     type: _types_pb2.VolumeType.ValueType
+    release: _builtins.int
+    """For a read-only site: the read-write volume's change counter that was last released to it; 0: not yet. Clients use
+    those sites whose number is the largest.
+    """
     def __init__(
         self,
         *,
@@ -1080,10 +1465,11 @@ class Site(_message.Message):
         vol_server: _builtins.str = ...,
         partition: _builtins.str = ...,
         type: _types_pb2.VolumeType.ValueType = ...,
+        release: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_server", b"file_server", "partition", b"partition", "type", b"type", "vol_server", b"vol_server"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_server", b"file_server", "partition", b"partition", "release", b"release", "type", b"type", "vol_server", b"vol_server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -129,6 +129,21 @@ class VolServerStub:
                 request_serializer=afs_dot_v1_dot_vol__server__pb2.EndTransactionRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_vol__server__pb2.EndTransactionResponse.FromString,
                 _registered_method=True)
+        self.RenameVolume = channel.unary_unary(
+                '/afs.v1.VolServer/RenameVolume',
+                request_serializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeResponse.FromString,
+                _registered_method=True)
+        self.Salvage = channel.unary_stream(
+                '/afs.v1.VolServer/Salvage',
+                request_serializer=afs_dot_v1_dot_vol__server__pb2.SalvageRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_vol__server__pb2.SalvageResponse.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/afs.v1.VolServer/Verify',
+                request_serializer=afs_dot_v1_dot_vol__server__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_vol__server__pb2.VerifyResponse.FromString,
+                _registered_method=True)
 
 
 class VolServerServicer:
@@ -250,6 +265,26 @@ class VolServerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenameVolume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Salvage(self, request, context):
+        """Checks a volume and repairs what can be; out of service meanwhile. Findings first, the summary last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Compares this server's volumes with the location database, and with their chunks. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VolServerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -347,6 +382,21 @@ def add_VolServerServicer_to_server(servicer, server):
                     servicer.EndTransaction,
                     request_deserializer=afs_dot_v1_dot_vol__server__pb2.EndTransactionRequest.FromString,
                     response_serializer=afs_dot_v1_dot_vol__server__pb2.EndTransactionResponse.SerializeToString,
+            ),
+            'RenameVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameVolume,
+                    request_deserializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeResponse.SerializeToString,
+            ),
+            'Salvage': grpc.unary_stream_rpc_method_handler(
+                    servicer.Salvage,
+                    request_deserializer=afs_dot_v1_dot_vol__server__pb2.SalvageRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_vol__server__pb2.SalvageResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=afs_dot_v1_dot_vol__server__pb2.VerifyRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_vol__server__pb2.VerifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -862,6 +912,87 @@ class VolServer:
             '/afs.v1.VolServer/EndTransaction',
             afs_dot_v1_dot_vol__server__pb2.EndTransactionRequest.SerializeToString,
             afs_dot_v1_dot_vol__server__pb2.EndTransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afs.v1.VolServer/RenameVolume',
+            afs_dot_v1_dot_vol__server__pb2.RenameVolumeRequest.SerializeToString,
+            afs_dot_v1_dot_vol__server__pb2.RenameVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Salvage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/afs.v1.VolServer/Salvage',
+            afs_dot_v1_dot_vol__server__pb2.SalvageRequest.SerializeToString,
+            afs_dot_v1_dot_vol__server__pb2.SalvageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/afs.v1.VolServer/Verify',
+            afs_dot_v1_dot_vol__server__pb2.VerifyRequest.SerializeToString,
+            afs_dot_v1_dot_vol__server__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

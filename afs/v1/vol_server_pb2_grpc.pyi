@@ -52,6 +52,11 @@ class VolServerStub:
     ListPartitions: _grpc.UnaryUnaryMultiCallable[_vol_server_pb2.ListPartitionsRequest, _vol_server_pb2.ListPartitionsResponse]
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_vol_server_pb2.ListTransactionsRequest, _vol_server_pb2.ListTransactionsResponse]
     EndTransaction: _grpc.UnaryUnaryMultiCallable[_vol_server_pb2.EndTransactionRequest, _vol_server_pb2.EndTransactionResponse]
+    RenameVolume: _grpc.UnaryUnaryMultiCallable[_vol_server_pb2.RenameVolumeRequest, _vol_server_pb2.RenameVolumeResponse]
+    Salvage: _grpc.UnaryStreamMultiCallable[_vol_server_pb2.SalvageRequest, _vol_server_pb2.SalvageResponse]
+    """Checks a volume and repairs what can be; out of service meanwhile. Findings first, the summary last."""
+    Verify: _grpc.UnaryStreamMultiCallable[_vol_server_pb2.VerifyRequest, _vol_server_pb2.VerifyResponse]
+    """Compares this server's volumes with the location database, and with their chunks. Changes nothing."""
 
 @_typing.type_check_only
 class VolServerAsyncStub(VolServerStub):
@@ -77,6 +82,11 @@ class VolServerAsyncStub(VolServerStub):
     ListPartitions: _aio.UnaryUnaryMultiCallable[_vol_server_pb2.ListPartitionsRequest, _vol_server_pb2.ListPartitionsResponse]  # type: ignore[assignment]
     ListTransactions: _aio.UnaryUnaryMultiCallable[_vol_server_pb2.ListTransactionsRequest, _vol_server_pb2.ListTransactionsResponse]  # type: ignore[assignment]
     EndTransaction: _aio.UnaryUnaryMultiCallable[_vol_server_pb2.EndTransactionRequest, _vol_server_pb2.EndTransactionResponse]  # type: ignore[assignment]
+    RenameVolume: _aio.UnaryUnaryMultiCallable[_vol_server_pb2.RenameVolumeRequest, _vol_server_pb2.RenameVolumeResponse]  # type: ignore[assignment]
+    Salvage: _aio.UnaryStreamMultiCallable[_vol_server_pb2.SalvageRequest, _vol_server_pb2.SalvageResponse]  # type: ignore[assignment]
+    """Checks a volume and repairs what can be; out of service meanwhile. Findings first, the summary last."""
+    Verify: _aio.UnaryStreamMultiCallable[_vol_server_pb2.VerifyRequest, _vol_server_pb2.VerifyResponse]  # type: ignore[assignment]
+    """Compares this server's volumes with the location database, and with their chunks. Changes nothing."""
 
 class VolServerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -213,5 +223,28 @@ class VolServerServicer(metaclass=_abc_1.ABCMeta):
         request: _vol_server_pb2.EndTransactionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vol_server_pb2.EndTransactionResponse, _abc.Awaitable[_vol_server_pb2.EndTransactionResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RenameVolume(
+        self,
+        request: _vol_server_pb2.RenameVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vol_server_pb2.RenameVolumeResponse, _abc.Awaitable[_vol_server_pb2.RenameVolumeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Salvage(
+        self,
+        request: _vol_server_pb2.SalvageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vol_server_pb2.SalvageResponse], _abc.AsyncIterator[_vol_server_pb2.SalvageResponse]]:
+        """Checks a volume and repairs what can be; out of service meanwhile. Findings first, the summary last."""
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _vol_server_pb2.VerifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vol_server_pb2.VerifyResponse], _abc.AsyncIterator[_vol_server_pb2.VerifyResponse]]:
+        """Compares this server's volumes with the location database, and with their chunks. Changes nothing."""
 
 def add_VolServerServicer_to_server(servicer: VolServerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
