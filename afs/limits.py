@@ -58,6 +58,9 @@ WORKER_SLICE_HOSTS: Final = 8
 # The worker begins this long after it was woken: the ack that follows the mark leaves first,
 # however many hosts are to be told, and a client hears of its break no later than it would notice.
 ACK_HEAD_START_S: Final = 0.003
+# Promises on a volume are dismantled this long after its last host was told: the messages, still on
+# their way out, do not compete with it for the event loop.
+DISMANTLE_AFTER_S: Final = 0.05
 # Expired promises are looked for this often: the table is at most this much larger than it need be.
 PROMISE_SWEEP_S: Final = 60.0
 # Promises looked at in one slice of that: about 1 ms of work.

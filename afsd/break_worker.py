@@ -8,14 +8,15 @@ counted: it means that a wake-up was lost (I5).
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
-from afs.limits import ACK_HEAD_START_S
+from afs.limits import ACK_HEAD_START_S, DISMANTLE_AFTER_S
 from afs.runtime.malloc import trim_malloc
 from afsd.callbacks import CallBacks
 
 # Some 100,000 promises.
-_TRIM_AFTER_SLICES: Final = 50
+_TRIM_AFTER_SLICES: Final = 100
 
 
 async def break_worker(callbacks: CallBacks, tick_s: float) -> None:
@@ -47,7 +48,17 @@ async def break_worker(callbacks: CallBacks, tick_s: float) -> None:
 async def _work_off(callbacks: CallBacks) -> bool:
     """Calls BreakLaterCallBacks until it finds nothing; False if there was nothing at all."""
     slices = 0
-    while callbacks.break_later_callbacks():
+    telling = False
+    while True:
+        if telling and not callbacks.machine.later.marked:
+            # What is left is memory to free, which nobody waits for: the messages go out first.
+            telling = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DISMANTLE_AFTER_S):
+                    await callbacks.wake_worker.wait()
+        telling = bool(callbacks.machine.later.marked)
+        if not callbacks.break_later_callbacks():
+            break
         slices += 1
         # Whoever else has something to do has a turn between two slices.
         await asyncio.sleep(0)
