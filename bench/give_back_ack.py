@@ -8,6 +8,7 @@ from typing import Final
 from afs.runtime.channel import open_channel
 from afs.v1 import fssync_pb2, fssync_pb2_grpc
 from bench import stage
+from bench.hosts import hosts
 from bench.report import Report, compare
 
 PROMISES: Final = 10_000
@@ -42,12 +43,13 @@ async def run() -> Report:
 
             plain: list[float] = []
             frozen: list[float] = []
-            with stage.holders(cell.file_server, full, 1) as client:
+            async with hosts(cell.file_server, 1) as client:
                 for _ in range(ROUNDS):
-                    await client.take_promises(PROMISES)
+                    await client.take(full, PROMISES)
                     plain += [await break_callbacks(empty, 0) for _ in range(PLAIN_CALLS)]
                     client.freeze()
                     frozen.append(await break_callbacks(full, PROMISES))
+                    client.thaw()
     report.add(
         compare(
             "BREAKCBKS, 10,000 promises of a frozen client",

@@ -23,6 +23,7 @@ from afs.v1 import file_server_debug_pb2, file_server_debug_pb2_grpc, fssync_pb2
 from afsctl.cell import Cell
 from bench import stage
 from bench.attached_host import steady_s
+from bench.hosts import Hosts, hosts
 from bench.report import Report, Row
 
 HOSTS: Final = 100
@@ -42,10 +43,10 @@ WARM_UP: Final = 1000
 class Stage:
     """A cell with one hundred attached hosts in a process of their own."""
 
-    def __init__(self, cell: Cell, beats: Path, holders: stage.Holders, channels: Any) -> None:
+    def __init__(self, cell: Cell, beats: Path, holders: Hosts, channels: Any) -> None:
         self._cell = cell
         self._beats = beats
-        self.take_promises = holders.take_promises
+        self.take = holders.take
         self._fssync = fssync_pb2_grpc.FSSyncStub(channels[0])
         self._debug: Any = file_server_debug_pb2_grpc.FileServerDebugStub(channels[1])
 
@@ -100,7 +101,7 @@ async def run() -> Report:
             full = await stage.create_volume(cell, "bench.full")
             await stage.create_files(cell, full, max(PER_HOST))
             async with AsyncExitStack() as stack:
-                holders = stack.enter_context(stage.holders(cell.file_server, full, HOSTS))
+                holders = await stack.enter_async_context(hosts(cell.file_server, HOSTS))
                 channels = [
                     await stack.enter_async_context(open_channel(address))
                     for address in (cell.fssync, cell.file_server)
@@ -126,7 +127,7 @@ async def _acks(on: Stage, empty: int, volume: int, expected: int, calls: int) -
 async def _measure(report: Report, on: Stage, empty: int, full: int) -> None:
     # What does not depend on promises is there when the baseline is taken: channels, cached vnodes.
     for _ in range(2):
-        await on.take_promises(WARM_UP)
+        await on.take(full, WARM_UP)
         await on.break_callbacks(full, WARM_UP * HOSTS)
         await on.until_all_is_broken()
     plain = await _acks(on, empty, empty, 0, PLAIN_CALLS)
@@ -136,7 +137,7 @@ async def _measure(report: Report, on: Stage, empty: int, full: int) -> None:
     full_mib = beside = 0.0
     for round_ in range(ROUNDS):
         for per_host in PER_HOST[1:]:
-            await on.take_promises(per_host)
+            await on.take(full, per_host)
             if per_host == PER_HOST[-1]:
                 full_mib = max(full_mib, on.memory_mib())
                 beside = statistics.median(await _acks(on, empty, empty, 0, PLAIN_CALLS))

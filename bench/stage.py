@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -63,48 +62,6 @@ def bare_server() -> Iterator[tuple[str, int]]:
             yield f"127.0.0.1:{int(process.stdout.readline())}", process.pid
         finally:
             process.terminate()
-
-
-class Holders:
-    """Clients in a process of their own, that hold promises and can be frozen."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    async def take_promises(self, each: int) -> None:
-        """Thaws them and has each take this many promises."""
-        self._process.send_signal(signal.SIGCONT)
-        await asyncio.to_thread(self._take, each)
-
-    def _take(self, each: int) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{each}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line == "ready\n", f"the holders failed: {line!r}"
-
-    def freeze(self) -> None:
-        """Stops them; returns when the kernel has done so."""
-        self._process.send_signal(signal.SIGSTOP)
-
-
-@contextmanager
-def holders(address: str, volume: int, hosts: int) -> Iterator[Holders]:
-    """Clients that hold promises on files of a volume.
-
-    Ended with SIGKILL, which frozen ones hear.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-m", "bench.holder", address, str(volume), str(hosts)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield Holders(process)
-        finally:
-            process.kill()
 
 
 async def create_volume(where: Cell, name: str) -> int:
