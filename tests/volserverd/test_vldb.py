@@ -214,7 +214,9 @@ def test_listing_goes_on_where_it_stopped(store: VolumeLocationStore) -> None:
 
 def test_wire_and_back(store: VolumeLocationStore) -> None:
     """An entry survives its message; an unknown type of site is refused."""
-    entry = store.lock(store.create(Entry("demo", sites=(SITE,))).read_write_id, "x")
+    released = replace(SITE, type=VolumeType.READ_ONLY, release=12345678901)
+    created = store.create(Entry("demo", sites=(SITE, released)))
+    entry = store.lock(created.read_write_id, "x")
     message = entry_to_wire(entry)
     assert entry_from_wire(message) == entry
     message.sites[0].type = 9  # type: ignore[assignment]
@@ -251,6 +253,66 @@ def test_damage_is_refused_not_overwritten(tmp_path: Path) -> None:
             VolumeLocationStore.open(path)
         assert path.read_bytes() == data, how
     path.write_bytes(whole)
+    VolumeLocationStore.open(path).close()
+
+
+# As `make` of version 1 wrote it.
+_VERSION_1 = """
+    CREATE TABLE entries (
+        read_write_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+        read_only_id INTEGER NOT NULL, backup_id INTEGER NOT NULL,
+        version INTEGER NOT NULL, locked_for TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE sites (
+        read_write_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
+        position INTEGER NOT NULL, file_server TEXT NOT NULL, vol_server TEXT NOT NULL,
+        partition TEXT NOT NULL, type INTEGER NOT NULL CHECK (type IN (1, 2, 3)),
+        PRIMARY KEY (read_write_id, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE ids (volume_id INTEGER PRIMARY KEY, read_write_id INTEGER NOT NULL) STRICT;
+    CREATE TABLE counter (next_volume_id INTEGER NOT NULL) STRICT;
+    INSERT INTO counter VALUES (536870916);
+    INSERT INTO entries VALUES (536870913, 'demo', 0, 536870915, 7, 'move by x');
+    INSERT INTO ids SELECT 536870913 + value, 536870913 FROM json_each('[0, 1, 2]');
+    INSERT INTO sites VALUES
+        (536870913, 0, '127.0.0.1:7000', '127.0.0.1:7005', 'vicepa', 1),
+        (536870913, 1, '127.0.0.1:7000', '127.0.0.1:7005', 'vicepa', 3);
+    PRAGMA application_id = 1280721986;
+    PRAGMA user_version = 1;
+"""
+
+
+def test_a_database_of_version_1_is_upgraded(tmp_path: Path) -> None:
+    """What an older volserver wrote is kept whole, and holds releases from now on."""
+    path = tmp_path / "vldb.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(_VERSION_1)
+    backup = replace(SITE, type=VolumeType.BACKUP)
+    entry = Entry("demo", 536870913, 0, 536870915, (SITE, backup), 7, "move by x")
+    with closing(VolumeLocationStore.open(path)) as store:
+        assert store.get(parse_reference("demo.backup")) == entry
+        site = replace(SITE, type=VolumeType.READ_ONLY, release=2**40)
+        changed = store.replace(replace(entry, read_only_id=536870914, sites=(SITE, site)))
+        assert store.create(Entry("next")).read_write_id == 536870916
+    with closing(VolumeLocationStore.open(path)) as store:
+        assert store.get(parse_reference("demo")) == changed
+        assert store.get(parse_reference("demo")).sites_of(VolumeType.READ_ONLY) == (site,)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_an_upgrade_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
+    """A disk that is full at the wrong moment costs nothing: it is upgraded when next opened."""
+    path = tmp_path / "vldb.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(_VERSION_1)
+        # The statement of the upgrade fails: the column is there already.
+        connection.execute("ALTER TABLE sites ADD COLUMN release INTEGER NOT NULL DEFAULT 0")
+    with refused(AfsCode.VSALVAGE, "duplicate column"):
+        VolumeLocationStore.open(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        connection.execute("ALTER TABLE sites DROP COLUMN release")
     VolumeLocationStore.open(path).close()
 
 

@@ -12,12 +12,17 @@ from volserverd.vldb.names import BACKUP_SUFFIX, READ_ONLY_SUFFIX, VolumeReferen
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place that holds a volume: "host:port" of fileserver and volserver, and the partition."""
+    """A place that holds a volume: "host:port" of fileserver and volserver, and the partition.
+
+    `release` is, for a read-only site, the change counter that the read-write volume had when it
+    was last released to it; 0: not yet. Clients use the sites whose number is the largest.
+    """
 
     file_server: str
     vol_server: str
     partition: str
     type: VolumeType = VolumeType.READ_WRITE
+    release: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class Entry:
             raise AfsError(AfsCode.VNOVOL, f"volume {self.name} has no {kind} volume")
         return volume_id
 
+    def sites_of(self, kind: VolumeType) -> tuple[Site, ...]:
+        """The sites of one kind of volume, in their order."""
+        return tuple(site for site in self.sites if site.type is kind)
+
     def name_of(self, volume_id: int) -> str:
         """The full name of one of the entry's volumes."""
         if volume_id == kept_read_only_id(self.read_write_id):
@@ -86,6 +95,7 @@ def entry_to_wire(entry: Entry) -> vol_server_pb2.VolumeEntry:
                 vol_server=site.vol_server,
                 partition=site.partition,
                 type=types_pb2.VolumeType.ValueType(site.type),
+                release=site.release,
             )
             for site in entry.sites
         ],
@@ -118,4 +128,4 @@ def _site_from_wire(message: vol_server_pb2.Site) -> Site:
         raise AfsError(
             AfsCode.EINVAL, f"site type {message.type}: expected 1, 2 or 3 (read-write to backup)"
         ) from None
-    return Site(message.file_server, message.vol_server, message.partition, kind)
+    return Site(message.file_server, message.vol_server, message.partition, kind, message.release)

@@ -1,10 +1,13 @@
 """The database file of the VLDB: its tables, its version, and how it is opened.
 
 entries   one row a name. 0 in read_only_id and backup_id: there is no such volume.
-sites     where an entry's volumes are, in the order they were given.
+sites     where an entry's volumes are, in the order they were given. `release`: for a read-only
+          site the change counter that the read-write volume had when it was last released to it.
 ids       every id that was ever given, and to whom. Rows stay when their entry is deleted: an id
           is never given twice, or clients would take the new volume for the old one.
 counter   the next id to give.
+
+Versions: 1 had no `release`. An older database is upgraded when it is opened, in one transaction.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from afs.errors import AfsCode, AfsError
 from afs.runtime.files import fsync_dir
 from volserverd.vldb.names import FIRST_VOLUME_ID
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 # "LVDB" in ASCII: keeps a mistaken path from being taken for an empty database.
 APPLICATION_ID: Final = 0x4C564442
 
@@ -41,11 +44,14 @@ _TABLES: Final = (
         vol_server TEXT NOT NULL,
         partition TEXT NOT NULL,
         type INTEGER NOT NULL CHECK (type IN (1, 2, 3)),
+        release INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (read_write_id, position)
     ) STRICT, WITHOUT ROWID""",
     "CREATE TABLE ids (volume_id INTEGER PRIMARY KEY, read_write_id INTEGER NOT NULL) STRICT",
     "CREATE TABLE counter (next_volume_id INTEGER NOT NULL) STRICT",
 )
+# By version: what makes the next one of it.
+_UPGRADES: Final = {1: ("ALTER TABLE sites ADD COLUMN release INTEGER NOT NULL DEFAULT 0",)}
 
 
 def open_database(path: Path) -> tuple[sqlite3.Connection, int]:
@@ -96,10 +102,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         # First of all: nothing is written to a file that is not ours.
-        _check(connection, path)
+        version = _check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        _upgrade(connection, version)
     except BaseException:
         connection.close()
         raise
@@ -128,16 +135,35 @@ def _make(path: Path) -> None:
     fsync_dir(path.parent)
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Makes a database of an older version one of ours; durable on return, or as it was."""
+    if version == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for older in range(version, SCHEMA_VERSION):
+            for statement in _UPGRADES[older]:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of a database that is ours and whole; errors as `open_database`."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application_id != APPLICATION_ID:
         raise AfsError(AfsCode.VNOSERVICE, f"{path} is not a volume location database")
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and version not in _UPGRADES:
         raise AfsError(
             AfsCode.VNOSERVICE,
-            f"location database {path} has version {version}: expected {SCHEMA_VERSION}",
+            f"location database {path} has version {version}: expected at most {SCHEMA_VERSION}",
         )
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise AfsError(AfsCode.VSALVAGE, f"location database {path} is damaged: {verdict}")
+    return int(version)

@@ -192,7 +192,7 @@ class VolumeLocationStore:
     def _entry(self, row: tuple[int, str, int, int, int, str]) -> Entry:
         read_write_id, name, read_only_id, backup_id, version, locked_for = row
         sites = self._connection.execute(
-            "SELECT file_server, vol_server, partition, type FROM sites"
+            "SELECT file_server, vol_server, partition, type, release FROM sites"
             " WHERE read_write_id = ? ORDER BY position",
             (read_write_id,),
         )
@@ -202,8 +202,8 @@ class VolumeLocationStore:
             read_only_id=read_only_id,
             backup_id=backup_id,
             sites=tuple(
-                Site(file_server, vol_server, partition, VolumeType(kind))
-                for file_server, vol_server, partition, kind in sites
+                Site(file_server, vol_server, partition, VolumeType(kind), release)
+                for file_server, vol_server, partition, kind, release in sites
             ),
             version=version,
             locked_for=locked_for,
@@ -224,7 +224,7 @@ class VolumeLocationStore:
         )
         self._execute("DELETE FROM sites WHERE read_write_id = ?", entry.read_write_id)
         self._connection.executemany(
-            "INSERT INTO sites VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO sites VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     entry.read_write_id,
@@ -233,6 +233,7 @@ class VolumeLocationStore:
                     site.vol_server,
                     site.partition,
                     int(site.type),
+                    site.release,
                 )
                 for position, site in enumerate(entry.sites)
             ],
