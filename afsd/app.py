@@ -3,11 +3,15 @@
 Start: whatever can be refused comes first (addresses, partitions), then the state (epoch, hosts,
 volumes), then the break worker, and the servers last: nothing is answered by half a fileserver
 (T13).
+
+Stop: channels end first, calls drain, volumes are detached, and then what hosts hold is written
+down for the next life (`callback_state`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
@@ -28,14 +32,18 @@ from afs.v1 import (
     fssync_pb2_grpc,
 )
 from afs.volume.partition import Partition
+from afsd import callback_state
 from afsd.break_worker import break_worker
 from afsd.call_preamble import CallPreamble
 from afsd.callback_channel import CallBackChannelServicer
+from afsd.callback_state import KeptState
 from afsd.callbacks import CallBacks
 from afsd.config import AfsdConfig
 from afsd.core.callback_machine import CallBackMachine
 from afsd.core.policy import POLICIES
-from afsd.epoch import next_epoch
+from afsd.core.saved_state import unchanged_volumes
+from afsd.core.volume_state import ChangeMark
+from afsd.epoch import last_epoch, next_epoch
 from afsd.file_server import FileServer
 from afsd.file_server_debug import FileServerDebugServicer
 from afsd.fssync import FSSyncServicer
@@ -75,6 +83,8 @@ class FileServerDaemon:
         self._config = config
         self._clock = clock
         self._resources = AsyncExitStack()
+        # How volumes were when last seen: before we attached them, or after we detached them.
+        self._marks: Mapping[int, ChangeMark] = {}
         self.addresses: list[str] = []
         self.fssync_addresses: list[str] = []
         self.epoch = 0
@@ -96,7 +106,10 @@ class FileServerDaemon:
         return daemon
 
     async def stop(self) -> None:
-        """Drains, ends every change that has begun, detaches the volumes, lets go of all locks."""
+        """Drains, ends every change that has begun, detaches the volumes, lets go of all locks.
+
+        Hosts that are owed nothing go on in the next life with what they hold.
+        """
         await self._resources.aclose()
 
     async def _start(self) -> None:
@@ -116,13 +129,15 @@ class FileServerDaemon:
         self._stop_later(server)
         self.addresses = await server.listen(config.listen)
         volumes = VolumeTable(partitions, executor=serving, whole_volume_executor=whole_volume)
-        self._resources.push_async_callback(volumes.detach_all)
+        self._resources.push_async_callback(self._detach, volumes)
         await volumes.attach_all()
+        await callbacks.compare_volumes(unchanged_volumes(self._marks, volumes.marks()))
         self._start_worker(callbacks)
         self._add_services(server, callbacks, volumes, counter)
         self._add_fssync(fssync_server, callbacks, volumes)
         # Stopped before anything that they work with.
         self._stop_later(server, fssync_server)
+        self._resources.callback(callbacks.begin_stop)
         await asyncio.gather(server.start(), fssync_server.start())
         _log.info(
             "fileserver.started",
@@ -159,6 +174,7 @@ class FileServerDaemon:
         config, loop = self._config, asyncio.get_running_loop()
         journal = await loop.run_in_executor(executor, HostJournal, config.run_dir / _HOST_JOURNAL)
         self._resources.push_async_callback(loop.run_in_executor, executor, journal.close)
+        kept = await loop.run_in_executor(executor, self._take_kept)
         epoch = await loop.run_in_executor(
             executor, next_epoch, config.run_dir, self._clock.wall_ns()
         )
@@ -167,10 +183,49 @@ class FileServerDaemon:
             # Nobody knows who holds promises of an earlier life: they are trusted no longer than
             # this.
             await asyncio.sleep(settings.stretched_lease_s)
-        machine = CallBackMachine(settings, self._clock.now(), journal.known)
+        machine = CallBackMachine(settings, self._clock.now(), sorted(journal.known), epoch)
+        if kept is not None:
+            self._marks = kept.volumes
+            machine.restore(kept.callbacks, self._clock.now())
+            _log.info(
+                "callback_state.restored",
+                hosts=machine.counters["hosts_suspended"],
+                promises=machine.counters["promises_restored"],
+            )
         callbacks = CallBacks(machine, self._clock, epoch, POLICIES[config.break_policy], journal)
         self._resources.callback(callbacks.close)
+        self._resources.push_async_callback(self._leave_kept, callbacks, executor)
         return callbacks
+
+    def _take_kept(self) -> KeptState | None:
+        """What the life before this one left; blocks on the disk."""
+        run_dir = self._config.run_dir
+        return callback_state.take(
+            run_dir,
+            last_epoch=last_epoch(run_dir),
+            boot_id=callback_state.boot_id(),
+            now=self._clock.now(),
+        )
+
+    async def _leave_kept(self, callbacks: CallBacks, executor: Executor) -> None:
+        """Writes down what the next life needs, when nothing can change a promise any more."""
+        saved = callbacks.save()
+        if not saved.hosts:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            boot_id = await loop.run_in_executor(executor, callback_state.boot_id)
+            kept = KeptState(callbacks.epoch, boot_id, self._clock.now(), saved, self._marks)
+            await loop.run_in_executor(executor, callback_state.leave, self._config.run_dir, kept)
+        except OSError as error:
+            # They are reset then, as after a crash.
+            _log.warning("callback_state.not_written", reason=str(error))
+            return
+        promises = sum(len(each.keys) for host in saved.hosts for each in host.promises.values())
+        _log.info("callback_state.written", hosts=len(saved.hosts), promises=promises)
+
+    async def _detach(self, volumes: VolumeTable) -> None:
+        self._marks = await volumes.detach_all()
 
     def _start_worker(self, callbacks: CallBacks) -> None:
         worker = asyncio.create_task(_work(callbacks, self._config.worker_tick_s))

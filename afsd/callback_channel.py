@@ -12,9 +12,10 @@ from afs.errors import AfsCode, AfsError
 from afs.limits import HELLO_DEADLINE_S, MAX_CLIENT_NAME_CHARS
 from afs.runtime.interceptors import Context
 from afs.v1 import callback_channel_pb2_grpc
-from afs.v1.callback_channel_pb2 import AttachRequest
+from afs.v1.callback_channel_pb2 import AttachRequest, Hello
 from afsd.call_preamble import HOST_UUID_METADATA, host_of
 from afsd.callbacks import CallBacks
+from afsd.core.hosts import SessionName
 from afsd.outbox import Outbox
 
 _log = structlog.get_logger(__name__)
@@ -38,8 +39,11 @@ class CallBackChannelServicer(callback_channel_pb2_grpc.CallBackChannelServicer)
             raise AfsError(
                 AfsCode.EINVAL, f"Attach needs the metadata {HOST_UUID_METADATA}: a UUID"
             )
-        client = await self._hello(context)
-        channel, outbox = await self._callbacks.attach(host, context.peer(), client)
+        hello = await self._hello(context)
+        client = hello.client[:MAX_CLIENT_NAME_CHARS]
+        channel, outbox = await self._callbacks.attach(
+            host, context.peer(), client, _resumes(hello)
+        )
         _log.info("host.attached", host=host, address=context.peer(), client=client)
         tasks = [
             asyncio.create_task(self._read(host, channel, context)),
@@ -59,7 +63,7 @@ class CallBackChannelServicer(callback_channel_pb2_grpc.CallBackChannelServicer)
         if outbox.replaced.is_set():
             raise AfsError(AfsCode.EAGAIN, f"host {host} has attached anew: this channel ends")
 
-    async def _hello(self, context: Context) -> str:
+    async def _hello(self, context: Context) -> Hello:
         try:
             async with asyncio.timeout(HELLO_DEADLINE_S):
                 message = await context.read()
@@ -69,7 +73,7 @@ class CallBackChannelServicer(callback_channel_pb2_grpc.CallBackChannelServicer)
             raise AfsError(
                 AfsCode.EINVAL, f"Attach begins with hello, within {HELLO_DEADLINE_S:g} s: got none"
             )
-        return message.hello.client[:MAX_CLIENT_NAME_CHARS]
+        return message.hello
 
     async def _read(self, host: str, channel: int, context: Context) -> None:
         """Takes in acks and renewals until the client closes its side."""
@@ -89,3 +93,10 @@ class CallBackChannelServicer(callback_channel_pb2_grpc.CallBackChannelServicer)
         """Sends what there is to send; a client that does not read stops only this."""
         while True:
             await context.write(await outbox.next())
+
+
+def _resumes(hello: Hello) -> SessionName | None:
+    """The session whose promises the client says it holds."""
+    if not hello.HasField("resumes"):
+        return None
+    return SessionName(hello.resumes.epoch, hello.resumes.sequence)

@@ -7,7 +7,7 @@ step for everybody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from itertools import count
 
@@ -19,6 +19,7 @@ from afs.types import BreakReason, Fid
 from afs.v1 import file_server_debug_pb2, types_pb2
 from afs.wire import fid_to_wire
 from afsd.core.callback_machine import CallBackMachine
+from afsd.core.hosts import SessionName
 from afsd.core.instructions import (
     AnswerRenewal,
     CloseChannel,
@@ -32,6 +33,7 @@ from afsd.core.instructions import (
     WakeWorker,
 )
 from afsd.core.policy import BreakPolicy
+from afsd.core.saved_state import SavedState
 from afsd.fssync_lane import Turn
 from afsd.host_journal import HostJournal
 from afsd.outbox import Outbox
@@ -207,8 +209,16 @@ class CallBacks:
 
     # --- CallBackChannel --------------------------------------------------------------------------
 
-    async def attach(self, host: str, address: str, client: str) -> tuple[int, Outbox]:
+    async def attach(
+        self, host: str, address: str, client: str, resumes: SessionName | None = None
+    ) -> tuple[int, Outbox]:
         """A host opened a channel; the number it goes by, and the messages to send down it.
+
+        Args:
+            host: its UUID.
+            address: where it calls from.
+            client: what it says it is.
+            resumes: the session whose promises it still holds.
 
         Raises:
             AfsError: VLIMIT if there are too many hosts.
@@ -218,7 +228,9 @@ class CallBacks:
         await self._journal.remember(host)
         channel = next(self._channels)
         outbox = self._outboxes[channel] = Outbox()
-        instructions = self.machine.attach(host, channel, address, client, self._clock.now())
+        instructions = self.machine.attach(
+            host, channel, address, client, self._clock.now(), resumes
+        )
         if instructions is None:
             del self._outboxes[channel]
             raise AfsError(
@@ -240,6 +252,26 @@ class CallBacks:
         """The channel ended, from whichever side."""
         self._outboxes.pop(channel, None)
         self._step(self.machine.channel_closed(host, channel, self._clock.now()))
+
+    # --- planned restarts -------------------------------------------------------------------------
+
+    def begin_stop(self) -> None:
+        """Channels that end from now on end because of us."""
+        self.machine.begin_stop()
+
+    async def compare_volumes(self, unchanged: Collection[int]) -> None:
+        """Keeps the promises of hosts that the life before this one left, on these volumes only.
+
+        To be called once, before anything is answered. After it a crash finds all of them to be
+        reset.
+        """
+        self._step(self.machine.compare_volumes(unchanged, self._clock.now()))
+        for host in list(self.machine.hosts):
+            await self._journal.remember(host)
+
+    def save(self) -> SavedState:
+        """What the next life needs; after everything that could change a promise."""
+        return self.machine.save(self._clock.now())
 
     # --- watching ---------------------------------------------------------------------------------
 
@@ -282,10 +314,9 @@ class CallBacks:
             match instruction:
                 case SendBreak(channel, sequence, targets, reason, through):
                     self._outboxes[channel].send_break(sequence, targets, reason, through)
-                case SendReset(channel, sequence):
-                    self._outboxes[channel].send_reset(
-                        sequence, self.epoch, self.machine.settings.channel_lease_s
-                    )
+                case SendReset(channel, sequence, keeps):
+                    lease_s = self.machine.settings.channel_lease_s
+                    self._outboxes[channel].send_reset(sequence, self.epoch, lease_s, kept=keeps)
                 case AnswerRenewal(channel, number):
                     self._outboxes[channel].answer_renewal(number)
                 case CloseChannel(channel):

@@ -25,12 +25,14 @@ def next_epoch(run_dir: Path, wall_ns: int) -> int:
         wall_ns: nanoseconds since the Unix epoch.
     """
     path = run_dir / _FILE
-    epoch = max(_last(path) + 1, wall_ns // _NS_PER_MS)
+    epoch = max(last_epoch(run_dir) + 1, wall_ns // _NS_PER_MS)
     write_durably(path, f"{epoch}\n".encode())
     return epoch
 
 
-def _last(path: Path) -> int:
+def last_epoch(run_dir: Path) -> int:
+    """The epoch of the last life that began; 0 if there was none, or nobody knows."""
+    path = run_dir / _FILE
     try:
         return int(path.read_text())
     except FileNotFoundError:

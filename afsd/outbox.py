@@ -43,9 +43,13 @@ class Outbox:
         getattr(response, "break").CopyFrom(message)
         self._put(response)
 
-    def send_reset(self, sequence: int, epoch: int, channel_lease_s: float) -> None:
+    def send_reset(
+        self, sequence: int, epoch: int, channel_lease_s: float, *, kept: bool = False
+    ) -> None:
         """Adds InitCallBackState."""
-        message = InitCallBackState(sequence=sequence, epoch=epoch, channel_lease_s=channel_lease_s)
+        message = InitCallBackState(
+            sequence=sequence, epoch=epoch, channel_lease_s=channel_lease_s, kept=kept
+        )
         self._put(AttachResponse(init_callback_state=message))
 
     def answer_renewal(self, number: int) -> None:

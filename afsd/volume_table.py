@@ -350,12 +350,26 @@ class VolumeTable:
         _log.info("volume.detached", volume=entry.volume_id, partition=entry.partition.name)
         return _mark_of(header)
 
-    async def detach_all(self) -> None:
-        """Detaches every volume; after the servers were drained."""
+    def marks(self) -> dict[int, ChangeMark]:
+        """How each volume that could be attached was then."""
+        return {
+            entry.volume_id: entry.record.mark
+            for entry in self.entries()
+            if entry.record.mark is not None
+            and entry.record.state in (VolumeState.ONLINE, VolumeState.OFFLINE)
+        }
+
+    async def detach_all(self) -> dict[int, ChangeMark]:
+        """Detaches every volume; after the servers were drained.
+
+        Returns:
+            How each was then; without those that could not be detached properly.
+        """
+        marks: dict[int, ChangeMark] = {}
         for entry in self.entries():
             if entry.attached is not None:
                 try:
-                    await self._detach(entry)
+                    marks[entry.volume_id] = await self._detach(entry)
                 except AfsError as error:
                     _log.warning(
                         "volume.detach_failed",
@@ -363,6 +377,7 @@ class VolumeTable:
                         code=error.code.name,
                         detail=error.detail,
                     )
+        return marks
 
     async def _find(self, volume_id: int, partition: str) -> Partition | None:
         """The partition that has a volume on disk; the named one, or the first that has it."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from afs.v1 import types_pb2 as afs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x66s/v1/callback_channel.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\x81\x01\n\rAttachRequest\x12\x1e\n\x05hello\x18\x01 \x01(\x0b\x32\r.afs.v1.HelloH\x00\x12\x1a\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x0b.afs.v1.AckH\x00\x12)\n\x0brenew_lease\x18\x03 \x01(\x0b\x32\x12.afs.v1.RenewLeaseH\x00\x42\t\n\x07message\"\x17\n\x05Hello\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x1c\n\nRenewLease\x12\x0e\n\x06number\x18\x01 \x01(\x04\"\x95\x01\n\x0e\x41ttachResponse\x12\x38\n\x13init_callback_state\x18\x01 \x01(\x0b\x32\x19.afs.v1.InitCallBackStateH\x00\x12\x1e\n\x05\x62reak\x18\x02 \x01(\x0b\x32\r.afs.v1.BreakH\x00\x12\x1e\n\x05probe\x18\x03 \x01(\x0b\x32\r.afs.v1.ProbeH\x00\x42\t\n\x07message\"M\n\x11InitCallBackState\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0f\x63hannel_lease_s\x18\x03 \x01(\x01\"m\n\x05\x42reak\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1c\n\x07targets\x18\x02 \x03(\x0b\x32\x0b.afs.v1.Fid\x12#\n\x06reason\x18\x03 \x01(\x0e\x32\x13.afs.v1.BreakReason\x12\x0f\n\x07through\x18\x04 \x01(\x04\")\n\x05Probe\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06renews\x18\x02 \x01(\x04\x32N\n\x0f\x43\x61llBackChannel\x12;\n\x06\x41ttach\x12\x15.afs.v1.AttachRequest\x1a\x16.afs.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x66s/v1/callback_channel.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\x81\x01\n\rAttachRequest\x12\x1e\n\x05hello\x18\x01 \x01(\x0b\x32\r.afs.v1.HelloH\x00\x12\x1a\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x0b.afs.v1.AckH\x00\x12)\n\x0brenew_lease\x18\x03 \x01(\x0b\x32\x12.afs.v1.RenewLeaseH\x00\x42\t\n\x07message\"A\n\x05Hello\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12(\n\x07resumes\x18\x02 \x01(\x0b\x32\x17.afs.v1.CallBackSession\"2\n\x0f\x43\x61llBackSession\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x1c\n\nRenewLease\x12\x0e\n\x06number\x18\x01 \x01(\x04\"\x95\x01\n\x0e\x41ttachResponse\x12\x38\n\x13init_callback_state\x18\x01 \x01(\x0b\x32\x19.afs.v1.InitCallBackStateH\x00\x12\x1e\n\x05\x62reak\x18\x02 \x01(\x0b\x32\r.afs.v1.BreakH\x00\x12\x1e\n\x05probe\x18\x03 \x01(\x0b\x32\r.afs.v1.ProbeH\x00\x42\t\n\x07message\"[\n\x11InitCallBackState\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0f\x63hannel_lease_s\x18\x03 \x01(\x01\x12\x0c\n\x04kept\x18\x04 \x01(\x08\"m\n\x05\x42reak\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x1c\n\x07targets\x18\x02 \x03(\x0b\x32\x0b.afs.v1.Fid\x12#\n\x06reason\x18\x03 \x01(\x0e\x32\x13.afs.v1.BreakReason\x12\x0f\n\x07through\x18\x04 \x01(\x04\")\n\x05Probe\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06renews\x18\x02 \x01(\x04\x32N\n\x0f\x43\x61llBackChannel\x12;\n\x06\x41ttach\x12\x15.afs.v1.AttachRequest\x1a\x16.afs.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREQUEST']._serialized_start=62
   _globals['_ATTACHREQUEST']._serialized_end=191
   _globals['_HELLO']._serialized_start=193
-  _globals['_HELLO']._serialized_end=216
-  _globals['_ACK']._serialized_start=218
-  _globals['_ACK']._serialized_end=241
-  _globals['_RENEWLEASE']._serialized_start=243
-  _globals['_RENEWLEASE']._serialized_end=271
-  _globals['_ATTACHRESPONSE']._serialized_start=274
-  _globals['_ATTACHRESPONSE']._serialized_end=423
-  _globals['_INITCALLBACKSTATE']._serialized_start=425
-  _globals['_INITCALLBACKSTATE']._serialized_end=502
-  _globals['_BREAK']._serialized_start=504
-  _globals['_BREAK']._serialized_end=613
-  _globals['_PROBE']._serialized_start=615
-  _globals['_PROBE']._serialized_end=656
-  _globals['_CALLBACKCHANNEL']._serialized_start=658
-  _globals['_CALLBACKCHANNEL']._serialized_end=736
+  _globals['_HELLO']._serialized_end=258
+  _globals['_CALLBACKSESSION']._serialized_start=260
+  _globals['_CALLBACKSESSION']._serialized_end=310
+  _globals['_ACK']._serialized_start=312
+  _globals['_ACK']._serialized_end=335
+  _globals['_RENEWLEASE']._serialized_start=337
+  _globals['_RENEWLEASE']._serialized_end=365
+  _globals['_ATTACHRESPONSE']._serialized_start=368
+  _globals['_ATTACHRESPONSE']._serialized_end=517
+  _globals['_INITCALLBACKSTATE']._serialized_start=519
+  _globals['_INITCALLBACKSTATE']._serialized_end=610
+  _globals['_BREAK']._serialized_start=612
+  _globals['_BREAK']._serialized_end=721
+  _globals['_PROBE']._serialized_start=723
+  _globals['_PROBE']._serialized_end=764
+  _globals['_CALLBACKCHANNEL']._serialized_start=766
+  _globals['_CALLBACKCHANNEL']._serialized_end=844
 # @@protoc_insertion_point(module_scope)

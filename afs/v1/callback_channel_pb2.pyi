@@ -56,20 +56,52 @@ class Hello(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_FIELD_NUMBER: _builtins.int
+    RESUMES_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """For people who read DumpHosts: program and version."""
+    @_builtins.property
+    def resumes(self) -> Global___CallBackSession:
+        """The session whose promises the client still holds; absent if it holds none."""
+
     def __init__(
         self,
         *,
         client: _builtins.str = ...,
+        resumes: Global___CallBackSession | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resumes", b"resumes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "resumes", b"resumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class CallBackSession(_message.Message):
+    """What a client holds between one reset and the next: named by the InitCallBackState that began it, and told the
+    client to forget what was before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    sequence: _builtins.int
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallBackSession: _TypeAlias = CallBackSession  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
@@ -142,27 +174,33 @@ Global___AttachResponse: _TypeAlias = AttachResponse  # noqa: Y015
 
 @_typing.final
 class InitCallBackState(_message.Message):
-    """Forget every promise of this fileserver. To be acknowledged."""
+    """Forget every promise of this fileserver, unless `kept`. To be acknowledged."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     CHANNEL_LEASE_S_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     epoch: _builtins.int
     channel_lease_s: _builtins.float
     """The channel lease in seconds: trust no promise longer than this after the last renewed lease was *sent*."""
+    kept: _builtins.bool
+    """The promises of the session that `hello` named are kept over the fileserver's restart, and the session goes on
+    under its name. They may be trusted once a lease renewal was answered on this channel.
+    """
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         epoch: _builtins.int = ...,
         channel_lease_s: _builtins.float = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_lease_s", b"channel_lease_s", "epoch", b"epoch", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_lease_s", b"channel_lease_s", "epoch", b"epoch", "kept", b"kept", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,9 +19,10 @@ Theory of operation
     M5  `BreakLater.break_slice` takes the volume marked first, tells each of its hosts once
         (`volume.0.0`), then dismantles the entries, a slice a call.
     M6  A VENUSDOWN host is sent nothing; `Deliveries.mark_down` tosses what it holds and is owed.
-        It is reset when it is next heard from (`Deliveries.heard_from`) or attaches (`attach`).
-    M7  `call_arrived` (CallPreamble) lets a call pass only if its host is owed nothing. Otherwise
-        the host is told now (`BreakLater.break_delayed`) and the call waits for the acks.
+        It is reset when it is next heard from (`Deliveries.heard_from`) or attaches
+        (`HostEvents.attach`).
+    M7  `HostEvents.call_arrived` (CallPreamble) lets a call pass only if its host is owed nothing.
+        Otherwise the host is told now (`BreakLater.break_delayed`) and the call waits for the acks.
 
     Every change of promises has a place in the *break sequence*: a promise carries the sequence at
     which it was given, a break the sequence `through` which promises end. So a promise given after
@@ -38,24 +39,20 @@ session), I6 (one message per host and mark), I7 (see `deliveries`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Final, assert_never
+from typing import assert_never
 
 from afs.limits import (
     EVICTION_BATCH_PROMISES,
-    MAX_WAITING_CALLS_PER_HOST,
     PROMISE_GRACE_S,
     PROMISE_SWEEP_S,
     SWEEP_SLICE_PROMISES,
 )
 from afs.types import BreakReason, Fid, whole_volume_fid
-from afsd.core.break_later import BreakLater
 from afsd.core.deliveries import (
     CallOver,
-    Deliveries,
     Delivery,
     HostExpiry,
     LeaseEnd,
@@ -64,19 +61,11 @@ from afsd.core.deliveries import (
     Wait,
     WaitOver,
 )
-from afsd.core.doubts import EVERYTHING
+from afsd.core.host_events import HostEvents
 from afsd.core.hosts import CallBack, Host, Session
-from afsd.core.instructions import (
-    CloseChannel,
-    DownCause,
-    Instruction,
-    Outcome,
-    Resolve,
-    WakeWorker,
-)
+from afsd.core.instructions import Instruction, Outcome, Resolve, WakeWorker
 from afsd.core.lifetimes import promise_lifetime_s
-from afsd.core.promises import PromiseTable
-from afsd.core.settings import CallBackSettings
+from afsd.core.planned_restart import PlannedRestart
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,48 +80,10 @@ class Promise:
     whole_volume: bool
 
 
-class CallBackMachine:
+class CallBackMachine(HostEvents, PlannedRestart):
     """All callback state of one fileserver. See the module's theory of operation."""
 
-    def __init__(
-        self, settings: CallBackSettings, now: float, known_hosts: Iterable[str] = ()
-    ) -> None:
-        """Starts with no promises.
-
-        Args:
-            settings: deadlines, leases and bounds.
-            now: steady seconds.
-            known_hosts: UUIDs that may hold promises of an earlier life of this fileserver:
-                VENUSDOWN until they are reset (I9).
-        """
-        self.settings: Final = settings
-        self.table: Final = PromiseTable()
-        self.deliveries: Final = Deliveries(settings, self.table)
-        self.later: Final = BreakLater(self.table, self.deliveries)
-        self._sequence = 1
-        self._sweeping: Iterator[int] | None = None
-        for uuid in known_hosts:
-            host = self.deliveries.add_host(uuid, now)
-            host.session.lease_end = now + settings.stretched_lease_s
-            self.deliveries.mark_down(host, DownCause.SERVER_RESTARTED, now)
-            if settings.strict:
-                self.deliveries.doubts.untold(uuid, host.session.lease_end, (EVERYTHING,))
-        self.deliveries.deadlines.add(now + PROMISE_SWEEP_S, SweepDue())
-
-    @property
-    def hosts(self) -> dict[str, Host]:
-        """All hosts, by UUID."""
-        return self.deliveries.hosts
-
-    @property
-    def counters(self) -> Counter[str]:
-        """How often things happened."""
-        return self.deliveries.counters
-
-    @property
-    def sequence(self) -> int:
-        """The place in the break sequence that a promise given now would carry."""
-        return self._sequence
+    _sweeping: Iterator[int] | None = None
 
     # --- promises ---------------------------------------------------------------------------------
 
@@ -337,112 +288,6 @@ class CallBackMachine:
         """
         return self.later.break_slice(now), self._take_out()
 
-    # --- calls of hosts ---------------------------------------------------------------------------
-
-    def may_answer(self, uuid: str) -> bool:
-        """True if the host is owed nothing: its call may go on, or be answered, at once (I3)."""
-        host = self.hosts.get(uuid)
-        return host is None or host.is_clear
-
-    def call_arrived(self, uuid: str, ticket: int, now: float) -> list[Instruction]:
-        """CallPreamble (M7), for a call that `may_answer` does not let pass.
-
-        The ticket is resolved with CLEAR when the host has acknowledged all it is owed, with
-        HOST_DOWN when it failed to within the break deadline, with TOO_MANY_WAITING at once if too
-        many calls of this host wait already (T17).
-        """
-        host = self.hosts.get(uuid)
-        if host is None or host.is_clear:
-            self.deliveries.out.append(Resolve(ticket, Outcome.CLEAR))
-        elif len(host.waiting_calls) >= MAX_WAITING_CALLS_PER_HOST:
-            self.counters["calls_refused"] += 1
-            self.deliveries.out.append(Resolve(ticket, Outcome.TOO_MANY_WAITING))
-        else:
-            self.counters["calls_delayed"] += 1
-            host.waiting_calls[ticket] = None
-            deadline = now + self.settings.break_deadline_s
-            self.deliveries.deadlines.add(deadline, CallOver(host, ticket))
-            self.later.break_delayed(host, now)
-            self.deliveries.heard_from(host, now)
-        return self._take_out()
-
-    def call_abandoned(self, uuid: str, ticket: int) -> None:
-        """The caller hung up: its ticket waits no more."""
-        host = self.hosts.get(uuid)
-        if host is not None:
-            host.waiting_calls.pop(ticket, None)
-
-    # --- the channel ------------------------------------------------------------------------------
-
-    def attach(
-        self, uuid: str, channel: int, address: str, client: str, now: float
-    ) -> list[Instruction] | None:
-        """A host opened a channel: whatever it held is void, and it is reset before anything else.
-
-        Returns:
-            None if there are too many hosts already.
-        """
-        host = self.hosts.get(uuid)
-        if host is None:
-            if len(self.hosts) >= self.settings.max_hosts:
-                self.counters["hosts_refused"] += 1
-                return None
-            host = self.deliveries.add_host(uuid, now)
-        elif host.channel is not None:
-            self.deliveries.out.append(CloseChannel(host.channel))
-        # Whoever waited for acks on the old channel waits for the ack of the reset, which covers
-        # them (T18).
-        carried = self.deliveries.drop_owed(host)
-        self.deliveries.doubts.settled(uuid)
-        self.deliveries.toss(host)
-        host.channel, host.address, host.client = channel, address, client
-        host.reset_done = False
-        host.last_heard = now
-        self.deliveries.send_reset(host, now).waits.extend(carried)
-        self.deliveries.observe("host.attached", host, cause=address)
-        return self._take_out()
-
-    def channel_closed(self, uuid: str, channel: int, now: float) -> list[Instruction]:
-        """A channel ended. A host that held or was owed anything is VENUSDOWN.
-
-        Any other is forgotten.
-        """
-        host = self._host_of(uuid, channel)
-        if host is not None:
-            host.channel = None
-            if host.is_clear and not host.session.promises:
-                self.deliveries.forget(host)
-            else:
-                self.deliveries.mark_down(host, DownCause.CHANNEL_CLOSED, now)
-        return self._take_out()
-
-    def acked(self, uuid: str, channel: int, sequence: int, now: float) -> list[Instruction]:
-        """The host's application has done what the message with this sequence told it."""
-        host = self._host_of(uuid, channel)
-        if host is not None:
-            self.deliveries.acked(host, sequence, now)
-        return self._take_out()
-
-    def lease_renewed(self, uuid: str, channel: int, number: int, now: float) -> list[Instruction]:
-        """The host asks for its channel lease to start anew (I8).
-
-        A host that is down is reset first.
-        """
-        host = self._host_of(uuid, channel)
-        if host is not None:
-            # Told of what is marked before the answer, it does not trust that for one more lease.
-            self.later.break_delayed(host, now)
-            self.deliveries.renew_lease(host, number, now)
-        return self._take_out()
-
-    def _host_of(self, uuid: str, channel: int) -> Host | None:
-        """The host, if this is its channel.
-
-        What comes on a channel that was replaced counts for nothing.
-        """
-        host = self.hosts.get(uuid)
-        return host if host is not None and host.channel == channel else None
-
     # --- time -------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
@@ -472,7 +317,7 @@ class CallBackMachine:
                     known = self.hosts.get(host.uuid) is host
                     if (
                         known
-                        and host.down
+                        and (host.down or host.suspended)
                         and host.channel is None
                         and host.down_since == down_since
                     ):
@@ -513,17 +358,6 @@ class CallBackMachine:
                 if callback.session in mark.untold:
                     yield fid, callback, True
 
-    def _advance(self) -> int:
-        """Moves the break sequence on; the place up to which promises are concerned."""
-        through = self._sequence
-        self._sequence += 1
-        return through
-
-    def _take_out(self) -> list[Instruction]:
-        out = self.deliveries.out
-        self.deliveries.out = []
-        return out
-
     def check(self) -> None:
         """Asserts I1 and the machine's own rules; for tests, after every step."""
         self.table.check()
@@ -534,7 +368,10 @@ class CallBackMachine:
             assert not (host.is_clear and host.waiting_calls), "a clear host has no waiting calls"
             assert not (host.down and (host.delayed or host.session.promises)), "down: all tossed"
             assert host.channel is not None or not host.outstanding, "no channel: nothing under way"
-            assert host.channel is not None or host.down, "a host without a channel is down"
+            assert host.channel is not None or host.down or host.suspended, "no channel: down"
+            if host.suspended:
+                assert not (host.down or host.channel), "suspended: not down, no channel"
+                assert host.begun is not None, "what is held was begun by a reset"
             assert host.session.promises == sum(
                 volume.sessions[host.session] for volume in host.session.volumes
             ), "promises of a host are counted"

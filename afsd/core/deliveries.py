@@ -12,6 +12,9 @@ Theory of operation
     it holds (I8).
 
     A VENUSDOWN host is sent nothing but InitCallBackState, when it is next heard from (M6).
+
+    A suspended host is owed nothing and can be told nothing. What it would have to be told next
+    makes it VENUSDOWN: from then on it is like any other host that did not acknowledge.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from afs.limits import HOST_EXPIRY_S, MAX_BREAKS_OUTSTANDING_PER_HOST
 from afs.types import BreakReason, Fid
 from afsd.core.deadlines import Deadlines
 from afsd.core.doubts import Doubts
-from afsd.core.hosts import Host
+from afsd.core.hosts import Host, SessionName
 from afsd.core.instructions import (
     AnswerRenewal,
     DownCause,
@@ -55,12 +58,16 @@ class Wait:
 
 
 class Delivery:
-    """One message that a host has to acknowledge; a reset has no targets."""
+    """One message that a host has to acknowledge.
 
-    __slots__ = ("host", "is_reset", "of_volume", "sequence", "targets", "waits")
+    A reset has no targets; if it `keeps`, it tells the host that its session goes on.
+    """
+
+    __slots__ = ("host", "is_reset", "keeps", "of_volume", "sequence", "targets", "waits")
 
     def __init__(self, host: Host, sequence: int, targets: tuple[Fid, ...]) -> None:
         self.host = host
+        self.keeps = False
         self.sequence = sequence
         self.targets = targets
         self.is_reset = not targets
@@ -99,7 +106,7 @@ class CallOver:
 
 @dataclass(frozen=True, slots=True)
 class HostExpiry:
-    """A host has been down for so long that it can be forgotten."""
+    """A host has been down, or suspended, for so long that it can be forgotten."""
 
     host: Host
     down_since: float
@@ -113,22 +120,31 @@ class SweepDue:
 Due = Delivery | LeaseEnd | LeaseOutlived | WaitOver | CallOver | HostExpiry | SweepDue
 
 
+def _kind(delivery: Delivery) -> str:
+    """For counters and people."""
+    if delivery.is_reset:
+        return "resumption" if delivery.keeps else "reset"
+    return "break"
+
+
 class Deliveries:
     """The hosts, and what is under way to them.
 
     Part of the callback machine, which shares `out` and `counters`.
     """
 
-    def __init__(self, settings: CallBackSettings, table: PromiseTable) -> None:
+    def __init__(self, settings: CallBackSettings, table: PromiseTable, epoch: int) -> None:
         self.settings = settings
+        self.epoch = epoch
         self.hosts: dict[str, Host] = {}
         self.counters: Counter[str] = Counter()
         self.deadlines: Deadlines[Due] = Deadlines()
         self.doubts = Doubts()
         self.observing = False
         self.out: list[Instruction] = []
+        # The number of the last message sent.
+        self.message = 0
         self._table = table
-        self._message = 0
 
     def add_host(self, uuid: str, now: float) -> Host:
         """A host that was not known."""
@@ -153,6 +169,8 @@ class Deliveries:
         """
         if len(host.outstanding) >= MAX_BREAKS_OUTSTANDING_PER_HOST:
             self.mark_down(host, DownCause.TOO_MANY_OUTSTANDING, now)
+        if host.suspended:
+            self.mark_down(host, DownCause.OWED_WHILE_SUSPENDED, now)
         if host.down:
             self.doubt(host, targets, host.session.lease_end)
             if wait is not None:
@@ -169,18 +187,26 @@ class Deliveries:
         self.out.append(SendBreak(host.channel, delivery.sequence, targets, reason, through))
         self.observe("break.sent", host, targets, delivery.sequence, reason.name)
 
-    def send_reset(self, host: Host, now: float) -> Delivery:
-        """Sends InitCallBackState to a host that has a channel."""
+    def send_reset(self, host: Host, now: float, *, keeps: bool = False) -> Delivery:
+        """Sends InitCallBackState to a host that has a channel.
+
+        Args:
+            host: to whom.
+            now: steady seconds.
+            keeps: what the host holds stays, as the message says: its session goes on.
+        """
         assert host.channel is not None, "only a host with a channel can be reset"
         delivery = self._deliver(host, now, ())
-        self.counters["resets_sent"] += 1
-        self.out.append(SendReset(host.channel, delivery.sequence))
-        self.observe("reset.sent", host, sequence=delivery.sequence)
+        delivery.keeps = keeps
+        kind = "resumption" if keeps else "reset"
+        self.counters[f"{kind}s_sent"] += 1
+        self.out.append(SendReset(host.channel, delivery.sequence, keeps))
+        self.observe(f"{kind}.sent", host, sequence=delivery.sequence)
         return delivery
 
     def _deliver(self, host: Host, now: float, targets: tuple[Fid, ...]) -> Delivery:
-        self._message += 1
-        delivery = Delivery(host, self._message, targets)
+        self.message += 1
+        delivery = Delivery(host, self.message, targets)
         host.outstanding[delivery.sequence] = delivery
         self.deadlines.add(now + self.settings.break_deadline_s, delivery)
         return delivery
@@ -205,11 +231,13 @@ class Deliveries:
             return
         self.doubts.ended(delivery)
         if delivery.is_reset:
-            self.doubts.settled(host.uuid)
+            if not delivery.keeps:
+                self.doubts.settled(host.uuid)
+                host.begun = SessionName(self.epoch, sequence)
             host.down = False
             host.reset_done = True
             self._start_lease(host, now)
-        kind = "reset" if delivery.is_reset else "break"
+        kind = _kind(delivery)
         self.counters[f"{kind}s_acked"] += 1
         self.observe(f"{kind}.acked", host, sequence=sequence)
         for wait in delivery.waits:
@@ -225,7 +253,7 @@ class Deliveries:
         host = delivery.host
         if host.outstanding.get(delivery.sequence) is not delivery:
             return
-        kind = "reset" if delivery.is_reset else "break"
+        kind = _kind(delivery)
         self.counters[f"{kind}s_failed"] += 1
         self.observe(f"{kind}.failed", host, sequence=delivery.sequence)
         self.mark_down(host, DownCause.UNACKNOWLEDGED, now)
@@ -248,12 +276,25 @@ class Deliveries:
         self.toss(host)
         if not host.down:
             self.counters["hosts_marked_down"] += 1
+        if host.suspended:
+            self.counters["suspensions_ended"] += 1
         self.observe("host.marked_down", host, cause=cause.value)
         host.down = True
+        host.suspended = False
+        host.begun = None
         host.reset_done = False
         host.down_since = now
         self.deadlines.add(now + HOST_EXPIRY_S, HostExpiry(host, now))
         self.resolve_calls(host, Outcome.HOST_DOWN)
+
+    def suspend(self, host: Host, now: float) -> None:
+        """The host has no channel, and keeps what it holds for as long as it is owed nothing."""
+        host.suspended = True
+        host.down = False
+        host.down_since = now
+        self.counters["hosts_suspended"] += 1
+        self.deadlines.add(now + HOST_EXPIRY_S, HostExpiry(host, now))
+        self.observe("host.suspended", host, count=host.session.promises)
 
     def drop_owed(self, host: Host) -> list[Wait]:
         """Takes away all that a host is owed, because a reset will cover it.
@@ -280,8 +321,9 @@ class Deliveries:
         return tossed
 
     def forget(self, host: Host) -> None:
-        """The host holds nothing and is owed nothing."""
+        """The host relies on nothing any more, and is owed nothing."""
         del self.hosts[host.uuid]
+        self._table.end_session(host.session)
         self.resolve_calls(host, Outcome.CLEAR)
         self.out.append(ForgetHost(host.uuid))
 

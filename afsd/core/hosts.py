@@ -3,6 +3,9 @@
 A `Host` is a UUID, whatever address it calls from. A `Session` is what it holds between one reset
 and the next: when a host goes down its session ends, which tosses all of its promises at once,
 whatever their number; the table's sweep then frees their memory in slices.
+
+A *suspended* host has no channel, but its session goes on: over a planned restart, see
+`planned_restart`.
 """
 
 from __future__ import annotations
@@ -23,11 +26,19 @@ _SHARED_CALLBACKS: Final = 64
 
 
 class HostFlag(Flag):
-    """Flags of a host, by the names of OpenAFS."""
+    """Flags of a host, by the names of OpenAFS; SUSPENDED is ours."""
 
     VENUSDOWN = auto()
     HFE_LATER = auto()
     RESETDONE = auto()
+    SUSPENDED = auto()
+
+
+class SessionName(NamedTuple):
+    """What client and fileserver call a session: the InitCallBackState that began it."""
+
+    epoch: int
+    sequence: int
 
 
 class CallBack(NamedTuple):
@@ -81,8 +92,11 @@ class Host:
         uuid: who it is.
         address, client: where it called from, and what it says it is; for people.
         channel: number of its Attach call; None while it has none.
-        down, down_since: VENUSDOWN, and the steady time it became so.
+        down: VENUSDOWN.
+        suspended: it has no channel over a planned restart, is owed nothing and keeps its promises.
+        down_since: steady time at which it became VENUSDOWN or was suspended.
         reset_done: RESETDONE: it has acknowledged InitCallBackState since it was last down.
+        begun: the reset that began what it holds, once it has acknowledged it.
         last_heard: steady time of its last message.
         lease_watched: its lease is among the deadlines.
         session: what it holds now.
@@ -93,6 +107,7 @@ class Host:
 
     __slots__ = (
         "address",
+        "begun",
         "channel",
         "client",
         "delayed",
@@ -103,6 +118,7 @@ class Host:
         "outstanding",
         "reset_done",
         "session",
+        "suspended",
         "uuid",
         "waiting_calls",
     )
@@ -115,7 +131,9 @@ class Host:
         self.client = ""
         self.channel: int | None = None
         self.down = False
+        self.suspended = False
         self.down_since = now
+        self.begun: SessionName | None = None
         self.reset_done = False
         self.last_heard = now
         self.lease_watched = False
@@ -129,13 +147,21 @@ class Host:
         return self.channel is not None and self.reset_done and not self.down
 
     @property
+    def is_owed(self) -> bool:
+        """It is owed breaks, or the ack of a message is missing."""
+        return bool(self.delayed or self.outstanding)
+
+    @property
     def is_clear(self) -> bool:
-        """It is owed nothing: its calls may be answered (I3)."""
-        return not (self.down or self.delayed or self.outstanding)
+        """It is owed nothing: its calls may be answered (I3).
+
+        One that is suspended since an earlier life is owed the word that its promises are kept.
+        """
+        return not (self.down or self.is_owed) and (self.reset_done or not self.suspended)
 
     @property
     def flags(self) -> HostFlag:
-        """VENUSDOWN, HFE_LATER and RESETDONE as they follow from the host's state.
+        """The flags as they follow from the host's state.
 
         HFE_LATER stays until the host has acknowledged its last whole-volume break, and is gone
         then (E1, T11).
@@ -147,4 +173,6 @@ class Host:
             flags |= HostFlag.HFE_LATER
         if self.reset_done:
             flags |= HostFlag.RESETDONE
+        if self.suspended:
+            flags |= HostFlag.SUSPENDED
         return flags

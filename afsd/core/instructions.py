@@ -29,14 +29,19 @@ class DownCause(Enum):
     LEASE_ENDED = "lease_ended"
     TOO_MANY_OUTSTANDING = "too_many_outstanding"
     SERVER_RESTARTED = "server_restarted"
+    OWED_WHILE_SUSPENDED = "owed_while_suspended"
 
 
 @dataclass(frozen=True, slots=True)
 class SendReset:
-    """Send InitCallBackState down the channel; its ack is `sequence`."""
+    """Send InitCallBackState down the channel; its ack is `sequence`.
+
+    `keeps`: the promises of the session that the host named stay.
+    """
 
     channel: int
     sequence: int
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

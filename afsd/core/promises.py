@@ -14,7 +14,7 @@ Invariant I1 (the books balance) is checked by `check`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
 from afs.types import Fid
@@ -58,11 +58,21 @@ class PromiseTable:
 
     def give(self, fid: Fid, session: Session, expires_at: int) -> None:
         """Gives a promise on a vnode (or a whole volume), or prolongs the one the session has."""
-        volume = self.volumes.get(fid.volume)
-        if volume is None:
-            volume = self.volumes[fid.volume] = VolumePromises(fid.volume, self._sessions)
-        if volume.put(file_key(fid), session, expires_at):
+        if self._volume(fid.volume).put(file_key(fid), session, expires_at):
             self.size += 1
+
+    def restore(
+        self, volume: int, session: Session, keys: Sequence[int], expires_at: Sequence[int]
+    ) -> None:
+        """Gives promises on a volume to a session that has none there; at least one."""
+        self.size += self._volume(volume).put_all(session, keys, expires_at)
+
+    def _volume(self, volume_id: int) -> VolumePromises:
+        """The promises on a volume, which is not to stay empty."""
+        volume = self.volumes.get(volume_id)
+        if volume is None:
+            volume = self.volumes[volume_id] = VolumePromises(volume_id, self._sessions)
+        return volume
 
     def take(self, fid: Fid, keep: Session | None) -> list[CallBack]:
         """Removes and returns every callback on a vnode but that of the session to keep."""

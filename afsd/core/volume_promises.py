@@ -16,11 +16,12 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from afs.types import Fid
 from afsd.core.hosts import EXPIRY_BITS, CallBack, Session
+from afsd.core.saved_state import HeldPromises
 
 Holders = int | dict[int, int]
 
@@ -100,6 +101,39 @@ class VolumePromises:
         session.promises += 1
         self.size += 1
         return True
+
+    def put_all(self, session: Session, keys: Sequence[int], expires_at: Sequence[int]) -> int:
+        """Gives promises that the session does not have yet; how many."""
+        packed = {second: session.number << EXPIRY_BITS | second for second in set(expires_at)}
+        count = 0
+        for key, second in zip(keys, expires_at, strict=True):
+            segment = self.segments.setdefault(key >> _SEGMENT_SHIFT, {})
+            entry = segment.get(key)
+            if entry is None:
+                segment[key] = packed[second]
+            elif isinstance(entry, int):
+                segment[key] = {entry >> EXPIRY_BITS: entry, session.number: packed[second]}
+            else:
+                entry[session.number] = packed[second]
+            count += 1
+        self.sessions[session] = self.sessions.get(session, 0) + count
+        session.volumes[self] = None
+        session.promises += count
+        self.size += count
+        return count
+
+    def held_by(self, sessions: Collection[int], now: float) -> dict[int, HeldPromises]:
+        """What these sessions hold here and is not expired, by session number."""
+        columns: dict[int, tuple[list[int], list[int]]] = {}
+        for segment in self.segments.values():
+            for key, entry in segment.items():
+                for packed in (entry,) if isinstance(entry, int) else entry.values():
+                    number, second = packed >> EXPIRY_BITS, packed & _EXPIRY_MASK
+                    if number in sessions and second > now:
+                        keys, seconds = columns.setdefault(number, ([], []))
+                        keys.append(key)
+                        seconds.append(second)
+        return {number: HeldPromises(*both) for number, both in columns.items()}
 
     def remove(self, key: int, session: Session) -> bool:
         """Takes one session's promise away. False if it has none."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from afs.errors import AfsError
 from afs.types import Fid
-from afsd.core import break_later, callback_machine, deliveries
+from afsd.core import break_later, callback_machine, deliveries, host_events
 from afsd.core.settings import CallBackSettings
 from afsd.core.volume_rules import FsyncCommand, FsyncReason
 from afsd.core.volume_state import Decision
@@ -31,7 +31,7 @@ SMALL_LIMITS: tuple[tuple[Any, str, int], ...] = (
     (break_later, "WORKER_SLICE_PROMISES", 2),
     (callback_machine, "EVICTION_BATCH_PROMISES", 2),
     (callback_machine, "SWEEP_SLICE_PROMISES", 4),
-    (callback_machine, "MAX_WAITING_CALLS_PER_HOST", 4),
+    (host_events, "MAX_WAITING_CALLS_PER_HOST", 4),
     (deliveries, "MAX_BREAKS_OUTSTANDING_PER_HOST", 6),
 )
 
