@@ -21,7 +21,7 @@ from afs.runtime.clock import Clock
 from afs.runtime.driver import Driver
 from afs.v1 import vol_server_pb2
 from volserverd.core.plan import Ending, Perform, Plan
-from volserverd.core.steps import Step
+from volserverd.core.step import Step
 from volserverd.core.transaction import Transaction, TransactionTable
 
 _log = structlog.get_logger(__name__)

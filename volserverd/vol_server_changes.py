@@ -11,7 +11,7 @@ from afs.types import VolumeType
 from afs.v1 import fssync_pb2, vol_server_pb2
 from afs.volume.volume import SetVolumeFields
 from volserverd.core import steps
-from volserverd.core.steps import Role, Step
+from volserverd.core.step import Role, Step
 from volserverd.finding import FoundVolume
 from volserverd.fssync_client import check
 from volserverd.operations import Operation

@@ -11,7 +11,7 @@ from afs.limits import DUMP_PIECES_BUFFERED
 from afs.types import VolumeType
 from afs.v1 import fssync_pb2, vol_server_pb2
 from volserverd.core import steps
-from volserverd.core.steps import Role, Step
+from volserverd.core.step import Role, Step
 from volserverd.dump_intake import DumpIntake
 from volserverd.finding import FoundVolume
 from volserverd.operations import Operation

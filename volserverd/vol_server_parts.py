@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from afs.errors import AfsCode, AfsError
 from afs.v1 import vol_server_pb2
 from afs.volume.partition import Partition
-from volserverd.core.steps import Step
+from volserverd.core.step import Step
 from volserverd.finding import FoundVolume, describe, find_volume
 from volserverd.fssync_client import FssyncClient
 from volserverd.operations import Operation, Operations

@@ -9,7 +9,7 @@ from afs.v1 import fssync_pb2
 from afs.volume.partition import Partition
 from afs.volume.volume import SetVolumeFields
 from volserverd.checkouts import Checkouts
-from volserverd.core.steps import Role
+from volserverd.core.step import Role
 from volserverd.disk import Disk
 from volserverd.locations import Locations
 from volserverd.piece_queue import PieceQueue
@@ -38,6 +38,10 @@ class VolumeServices:
     def is_ours(self, lock_text: str) -> bool:
         """True for a lock of ours, or of our predecessor."""
         return lock_text.endswith(f" by volserver {self.identity}")
+
+    def is_our_site(self, site: Site) -> bool:
+        """True for a site on a partition of ours, by our present address."""
+        return site.vol_server == self.vol_server and site.partition in self.disk.partitions
 
     def site(self, partition: str) -> Site:
         """Our site on a partition."""

@@ -11,7 +11,7 @@ from afs.errors import AfsCode, AfsError
 from tests.fakes import FakeClock
 from tests.volserverd.running import refused
 from volserverd.core import steps
-from volserverd.core.steps import Step, StepKind
+from volserverd.core.step import Step, StepKind
 from volserverd.operations import Operation, Operations
 
 

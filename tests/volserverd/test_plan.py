@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from volserverd.core import steps
 from volserverd.core.plan import Ended, Ending, Perform, Plan
-from volserverd.core.steps import Role, Step, StepKind
+from volserverd.core.step import Role, Step, StepKind
 
 LISTS = {
     "create": steps.create_steps(),

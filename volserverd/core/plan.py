@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from volserverd.core.steps import Step
+from volserverd.core.step import Step
 
 
 class Ending(Enum):

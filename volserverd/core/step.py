@@ -1,0 +1,85 @@
+"""What a step is, and every kind there is. Their orders are in `steps` and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class Role(Enum):
+    """Which of the operation's volumes a step is about."""
+
+    MAIN = "volume"
+    BACKUP = "backup volume"
+    TEMPORARY = "temporary clone"
+
+
+class StepKind(Enum):
+    """What is done; the value is shown to people as the step of a transaction."""
+
+    CREATE_ENTRY = "creating the location entry"
+    LOCK_ENTRY = "locking the location entry"
+    # Makes the entry say what is on disk, and unlocks it; an entry of nothing is deleted.
+    SETTLE_ENTRY = "settling the location entry"
+    CREATE_ON_DISK = "creating the volume on disk"
+    DELETE_ON_DISK = "deleting the volume on disk"
+    # Also makes the fileserver forget what was withdrawn.
+    REMOVE_CREATED = "removing the half-made volume"
+    TAKE = "taking the volume from the fileserver"
+    GIVE_BACK = "giving the volume back to the fileserver"
+    # The first VOL_ON of a volume that the fileserver does not know.
+    INTRODUCE = "putting the new volume into service"
+    WITHDRAW = "withdrawing the new volume from service"
+    # DONE: the fileserver forgets the volume and breaks its callbacks.
+    FORGET = "telling the fileserver that the volume is gone"
+    LEAVE_OFF = "giving the volume back, left off-line"
+    SET_FIELDS = "changing the volume's header"
+    RESET_FIELDS = "changing the volume's header back"
+    CLONE = "copying metadata"
+    CLONE_TEMPORARY = "copying metadata to a temporary clone"
+    DELETE_TEMPORARY = "deleting the temporary clone"
+    SEND = "sending the dump"
+    RECEIVE = "receiving and checking the dump"
+    DISCARD_RECEIVED = "discarding the received dump"
+    SWAP = "putting the received contents in place"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a plan, and the step that undoes it (None: nothing to undo).
+
+    `no_return`: once it has succeeded there is no way back. `waits_for_client`: the client's
+    silence counts.
+    """
+
+    kind: StepKind
+    role: Role = Role.MAIN
+    undo: Step | None = None
+    no_return: bool = False
+    waits_for_client: bool = False
+
+
+_UNDO: Final[Mapping[StepKind, StepKind]] = {
+    StepKind.CREATE_ENTRY: StepKind.SETTLE_ENTRY,
+    StepKind.LOCK_ENTRY: StepKind.SETTLE_ENTRY,
+    StepKind.CREATE_ON_DISK: StepKind.REMOVE_CREATED,
+    StepKind.TAKE: StepKind.GIVE_BACK,
+    StepKind.INTRODUCE: StepKind.WITHDRAW,
+    StepKind.SET_FIELDS: StepKind.RESET_FIELDS,
+    StepKind.CLONE_TEMPORARY: StepKind.DELETE_TEMPORARY,
+    StepKind.RECEIVE: StepKind.DISCARD_RECEIVED,
+}
+
+
+def step(
+    kind: StepKind,
+    role: Role = Role.MAIN,
+    *,
+    no_return: bool = False,
+    waits_for_client: bool = False,
+) -> Step:
+    """A step with the one that undoes it; past a point of no return nothing is undone."""
+    undo = None if no_return or kind not in _UNDO else Step(_UNDO[kind], role)
+    return Step(kind, role, undo, no_return, waits_for_client)
