@@ -121,8 +121,11 @@ class VolumeHeader:
     `max_quota_kib` 0 means no limit; `used_kib` counts every vnode as its length rounded up to KiB,
     at least 1. `change_counter` grows with every committed change of the volume, also changes made
     outside the fileserver; it never goes back (M5b rests on that). `incarnation` is a random text
-    fixed when the volume was created. Times are nanoseconds since the Unix epoch; `cloned_ns` is 0
-    for a read-write volume.
+    fixed when the volume was created; a clone that cannot be changed, and a copy that a move or a
+    release made, has the incarnation and the change counter of what it shows. `in_transit` says
+    that this copy is half of a move that has not ended: nobody serves it (compare OpenAFS
+    `inService` and `destroyMe`). Times are nanoseconds since the Unix epoch; `cloned_ns` is 0 for a
+    read-write volume.
     """
 
     volume_id: int
@@ -140,3 +143,11 @@ class VolumeHeader:
     change_counter: int
     offline_message: str
     leave_offline: bool
+    in_transit: bool = False
+
+
+class ChangeMark(NamedTuple):
+    """Names one state of a volume: its incarnation, and its change counter in that state."""
+
+    incarnation: str
+    change_counter: int

@@ -235,6 +235,7 @@ def _changes(header: VolumeHeader, fields: SetVolumeFields) -> bool:
             ("backup_id", fields.backup_id),
             ("offline_message", fields.offline_message),
             ("leave_offline", fields.leave_offline),
+            ("in_transit", fields.in_transit),
         )
     )
 

@@ -14,11 +14,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import KIB, MAX_UINT32
-from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader
+from afs.types import ChangeMark, DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader
 from afs.volume.file_data import ChunkRef, FileEdit, is_inline
+
+
+class Origin(NamedTuple):
+    """The state of a volume, perhaps another one, that the contents were when they were restored.
+
+    They still are, if no vnode was changed after `at`, a change counter of this volume's own. An
+    incremental dump can then be restored over them.
+    """
+
+    mark: ChangeMark
+    at: int
+
+
+NO_ORIGIN: Final = Origin(ChangeMark("", 0), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,7 @@ class VolumeState:
     next_vnode: int
     next_uniquifier: int
     max_data_version: int
+    origin: Origin = NO_ORIGIN
 
 
 class Tables(ABC):

@@ -32,6 +32,7 @@ from afs.types import (
     SetStatus,
     Vnode,
     VnodeType,
+    VolumeHeader,
     VolumeType,
 )
 from afs.volume.change_set import ChangeSet, Tables, VnodeData
@@ -94,7 +95,7 @@ def perform(batch: ChangeSet, mutation: Mutation, now_ns: int) -> Outcome:
             f"volume {after.volume_id} would use {after.used_kib} KiB:"
             f" its quota is {after.max_quota_kib} KiB",
         )
-    if change.vnodes or isinstance(mutation, SetVolumeFields):
+    if change.vnodes or _counts(mutation, before):
         updated_ns = now_ns if change.vnodes else after.updated_ns
         change.put_header(
             replace(after, change_counter=after.change_counter + 1, updated_ns=updated_ns)
@@ -308,8 +309,22 @@ def _set_volume_fields(change: ChangeSet, fields: SetVolumeFields) -> Outcome:
         header = replace(header, offline_message=fields.offline_message)
     if fields.leave_offline is not None:
         header = replace(header, leave_offline=fields.leave_offline)
+    if fields.in_transit is not None:
+        header = replace(header, in_transit=fields.in_transit)
     change.put_header(header)
     return Outcome(None)
+
+
+def _counts(mutation: Mutation, header: VolumeHeader) -> bool:
+    """Whether a change of the header advances the change counter.
+
+    Not where the mark of a move is set or taken back: both halves keep their counter, so that a
+    move within one server breaks nothing (M5b). And not for a clone: its counter is the source's,
+    and a number of its own would one day be another state of the source.
+    """
+    if not isinstance(mutation, SetVolumeFields) or header.type is not VolumeType.READ_WRITE:
+        return False
+    return replace(mutation, in_transit=None) != SetVolumeFields()
 
 
 def _named(change: Tables, directory: Fid, name: str) -> Vnode:

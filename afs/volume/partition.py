@@ -28,6 +28,7 @@ from afs.volume.flock import FileLock
 from afs.volume.seal import check_seal
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_store import SqliteVolume
+from afs.volume.sqlite_upgrade import upgrade
 from afs.volume.verify import check_header, check_rows
 from afs.volume.volume_group import VolumeGroup
 from afs.volume.volume_header import check_volume_name, new_header, new_volume
@@ -167,7 +168,7 @@ class Partition:
                         contextlib.closing(group.create_database(path)) as connection,
                     ):
                         connection.execute("BEGIN")
-                        rows.write_vnodes(connection, [root])
+                        rows.write_vnodes(connection, [root], header.change_counter)
                         rows.write_state(connection, state)
                         connection.execute("COMMIT")
                     group.put_in_place(path, volume_id)
@@ -247,8 +248,10 @@ class Partition:
         # has on it (POSIX); the only one there can be belongs to a collection, which the lock keeps
         # out.
         with disk_errors(), group.chunks.lock(exclusive=False):
-            check_header(path)
+            version = check_header(path)
             sealed = check_seal(path)
+        if version < sqlite_schema.SCHEMA_VERSION:
+            upgrade(path)
         if not sealed:
             check_rows(path)
         try:

@@ -66,19 +66,21 @@ def carry_over(connection: sqlite3.Connection, old: Path, now_ns: int) -> None:
     before = _old_state(old)
     restored = rows.read_state(connection)
     fresh = max(before.max_data_version, restored.max_data_version) + 1
+    counter = max(before.header.change_counter, restored.header.change_counter) + 1
     same = _same_contents(connection, old)
     connection.execute("BEGIN")
     for vnodes in rows.read_vnodes_in_slices(connection, restored.header.volume_id, _SLICE_VNODES):
         rows.write_vnodes(
             connection,
             [replace(vnode, data_version=same.get(vnode.fid.vnode, fresh)) for vnode in vnodes],
+            counter,
         )
     header = replace(
         before.header,
         used_kib=restored.header.used_kib,
         file_count=restored.header.file_count,
         updated_ns=now_ns,
-        change_counter=max(before.header.change_counter, restored.header.change_counter) + 1,
+        change_counter=counter,
     )
     state = VolumeState(
         header,

@@ -143,7 +143,7 @@ class VnodeTaker:
         self.vnode_count += 1
         self.used_kib += used_kib(vnode)
         self.max_data_version = max(self.max_data_version, vnode.data_version)
-        self._rows.vnodes.append(vnode)
+        self._rows.vnodes.append((vnode, self._header.change_counter))
         data = message.inline_data
         if vnode.type is VnodeType.SYMLINK:
             if data:

@@ -11,25 +11,31 @@ from typing import Final
 from afs.errors import AfsCode, AfsError
 from afs.types import VolumeHeader
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 # "AFSV" in ASCII: says that the file is one of ours.
 APPLICATION_ID: Final = 0x41465356
 
 HEADER_FIELDS: Final = tuple(field.name for field in fields(VolumeHeader))
 COUNTERS: Final = ("next_vnode", "next_uniquifier", "max_data_version")
-_TEXT_FIELDS: Final = frozenset({"name", "incarnation", "offline_message"})
+# What the contents were a restored state of; see `change_set.Origin`.
+ORIGIN: Final = ("origin_incarnation", "origin_counter", "origin_at")
+_TEXT_FIELDS: Final = frozenset({"name", "incarnation", "offline_message", "origin_incarnation"})
 
 _HEADER_COLUMNS: Final = ",\n    ".join(
     f"{name} {'TEXT' if name in _TEXT_FIELDS else 'INTEGER'} NOT NULL"
-    for name in HEADER_FIELDS + COUNTERS
+    for name in HEADER_FIELDS + COUNTERS + ORIGIN
 )
 
-_SCHEMA: Final = f"""
+# The two tables that are not as they were in version 1.
+HEADER_TABLE: Final = f"""
 CREATE TABLE header (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     {_HEADER_COLUMNS},
     checksum BLOB NOT NULL
 ) STRICT;
+"""
+# `changed` is the change counter with which the row was last written.
+VNODES_TABLE: Final = """
 CREATE TABLE vnodes (
     vnode INTEGER PRIMARY KEY,
     uniquifier INTEGER NOT NULL,
@@ -44,8 +50,15 @@ CREATE TABLE vnodes (
     server_mtime_ns INTEGER NOT NULL,
     parent_vnode INTEGER NOT NULL,
     parent_uniquifier INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
     checksum BLOB NOT NULL
 ) STRICT;
+CREATE INDEX vnodes_by_changed ON vnodes (changed);
+"""
+
+_SCHEMA: Final = f"""
+{HEADER_TABLE}
+{VNODES_TABLE}
 CREATE TABLE entries (
     directory INTEGER NOT NULL,
     name TEXT NOT NULL,

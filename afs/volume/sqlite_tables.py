@@ -10,14 +10,18 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from afs.limits import CHUNK_BYTES
-from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
-from afs.volume.change_set import ChangeSet, VolumeState
+from afs.types import ChangeMark, DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
+from afs.volume.change_set import NO_ORIGIN, ChangeSet, Origin, VolumeState
 from afs.volume.checksum import checksum
 from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
-from afs.volume.sqlite_schema import HEADER_FIELDS, damaged
+from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, ORIGIN, damaged
+
+_VNODE_MARKS: Final = ", ".join("?" * 15)
+# Columns of the header row in version 1, without its key and checksum.
+_COLUMNS_1: Final = len(HEADER_FIELDS) - 1 + len(COUNTERS)
 
 # --- reading --------------------------------------------------------------------------------------
 
@@ -38,11 +42,20 @@ def read_state(connection: sqlite3.Connection) -> VolumeState:
     row = connection.execute("SELECT * FROM header WHERE id = 1").fetchone()
     if row is None or checksum("header", *row[1:-1]) != row[-1]:
         raise damaged("header", "the volume's header")
-    row = row[1:]
-    values: dict[str, Any] = dict(zip(HEADER_FIELDS, row, strict=False))
+    row = row[1:-1]
+    if len(row) == _COLUMNS_1:
+        # Version 1, which the next opening upgrades: it knew neither marks nor origins.
+        fields = len(HEADER_FIELDS) - 1
+        row = (*row[:fields], 0, *row[fields:], *_origin_row(NO_ORIGIN))
+    header = row[: len(HEADER_FIELDS)]
+    counters = row[len(HEADER_FIELDS) : -len(ORIGIN)]
+    origin_incarnation, origin_counter, origin_at = row[-len(ORIGIN) :]
+    values: dict[str, Any] = dict(zip(HEADER_FIELDS, header, strict=True))
     values["type"] = VolumeType(values["type"])
-    values["leave_offline"] = bool(values["leave_offline"])
-    return VolumeState(VolumeHeader(**values), *row[len(HEADER_FIELDS) : -1])
+    for name in ("leave_offline", "in_transit"):
+        values[name] = bool(values[name])
+    origin = Origin(ChangeMark(origin_incarnation, origin_counter), origin_at)
+    return VolumeState(VolumeHeader(**values), *counters, origin)
 
 
 def read_vnode(connection: sqlite3.Connection, volume_id: int, number: int) -> Vnode | None:
@@ -189,6 +202,7 @@ def write_state(connection: sqlite3.Connection, state: VolumeState) -> None:
     values: list[Any] = [getattr(header, name) for name in HEADER_FIELDS]
     values = [int(value) if isinstance(value, int) else value for value in values]
     values += [state.next_vnode, state.next_uniquifier, state.max_data_version]
+    values += _origin_row(state.origin)
     row = (1, *values, checksum("header", *values))
     marks = ", ".join("?" * len(row))
     connection.execute(f"INSERT OR REPLACE INTO header VALUES ({marks})", row)  # noqa: S608
@@ -199,7 +213,11 @@ def write_changes(connection: sqlite3.Connection, change: ChangeSet) -> None:
     gone = [(number,) for number, vnode in change.vnodes.items() if vnode is None]
     if gone:
         connection.executemany("DELETE FROM vnodes WHERE vnode = ?", gone)
-    write_vnodes(connection, (vnode for vnode in change.vnodes.values() if vnode is not None))
+    state = change.state()
+    changed = state.header.change_counter
+    write_vnodes(
+        connection, (vnode for vnode in change.vnodes.values() if vnode is not None), changed
+    )
     forgotten = [key for key, entry in change.names.items() if entry is None]
     if forgotten:
         connection.executemany("DELETE FROM entries WHERE directory = ? AND name = ?", forgotten)
@@ -208,14 +226,14 @@ def write_changes(connection: sqlite3.Connection, change: ChangeSet) -> None:
     )
     for number, edit in change.data.items():
         write_edit(connection, number, edit)
-    write_state(connection, change.state())
+    write_state(connection, state)
 
 
-def write_vnodes(connection: sqlite3.Connection, vnodes: Iterable[Vnode]) -> None:
-    """Inserts or replaces vnodes."""
+def write_vnodes(connection: sqlite3.Connection, vnodes: Iterable[Vnode], changed: int) -> None:
+    """Inserts or replaces vnodes, changed at a change counter."""
     connection.executemany(
-        "INSERT OR REPLACE INTO vnodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        map(_vnode_row, vnodes),
+        f"INSERT OR REPLACE INTO vnodes VALUES ({_VNODE_MARKS})",  # noqa: S608 question marks
+        (vnode_row(vnode, changed) for vnode in vnodes),
     )
 
 
@@ -259,11 +277,12 @@ def write_edit(connection: sqlite3.Connection, number: int, edit: FileEdit) -> N
 class NewRows:
     """Rows for a volume that is being made.
 
-    `entries` are (vnode number of the directory, entry), `inline` (vnode number, bytes or target),
-    `chunks` (vnode number, position, chunk).
+    `vnodes` are (vnode, change counter it was changed at), `entries` (vnode number of the
+    directory, entry), `inline` (vnode number, bytes or target), `chunks` (vnode number, position,
+    chunk).
     """
 
-    vnodes: list[Vnode] = field(default_factory=list)
+    vnodes: list[tuple[Vnode, int]] = field(default_factory=list)
     entries: list[tuple[int, DirectoryEntry]] = field(default_factory=list)
     inline: list[tuple[int, bytes]] = field(default_factory=list)
     chunks: list[tuple[int, int, ChunkRef]] = field(default_factory=list)
@@ -275,8 +294,8 @@ class NewRows:
 def add_contents(connection: sqlite3.Connection, new: NewRows) -> None:
     """Inserts rows, a transaction open; sqlite3.IntegrityError if one is there already."""
     connection.executemany(
-        "INSERT INTO vnodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        map(_vnode_row, new.vnodes),
+        f"INSERT INTO vnodes VALUES ({_VNODE_MARKS})",  # noqa: S608 question marks
+        (vnode_row(*row) for row in new.vnodes),
     )
     connection.executemany(
         "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", map(_entry_row, new.entries)
@@ -327,6 +346,7 @@ def _vnode(volume_id: int, row: tuple[Any, ...]) -> Vnode:
         server_ns,
         up,
         up_uniquifier,
+        _changed,
     ) = row[:-1]
     return Vnode(
         Fid(volume_id, number, uniquifier),
@@ -343,7 +363,8 @@ def _vnode(volume_id: int, row: tuple[Any, ...]) -> Vnode:
     )
 
 
-def _vnode_row(vnode: Vnode) -> tuple[int | bytes, ...]:
+def vnode_row(vnode: Vnode, changed: int) -> tuple[int | bytes, ...]:
+    """The row of a vnode that was changed at a change counter."""
     values = (
         vnode.fid.vnode,
         vnode.fid.uniquifier,
@@ -358,8 +379,13 @@ def _vnode_row(vnode: Vnode) -> tuple[int | bytes, ...]:
         vnode.server_mtime_ns,
         vnode.parent.vnode,
         vnode.parent.uniquifier,
+        changed,
     )
     return (*values, checksum("vnodes", *values))
+
+
+def _origin_row(origin: Origin) -> tuple[str, int, int]:
+    return (origin.mark.incarnation, origin.mark.change_counter, origin.at)
 
 
 def _entry(volume_id: int, row: tuple[Any, ...]) -> DirectoryEntry:

@@ -77,8 +77,8 @@ _MISFITS: Final = (
 )
 
 
-def check_header(path: Path) -> None:
-    """VSALVAGE unless a file is a database of ours of this version.
+def check_header(path: Path) -> int:
+    """The version of a database of ours; VSALVAGE if a file is none, or of an unknown version.
 
     Looks at its first bytes only.
     """
@@ -89,14 +89,18 @@ def check_header(path: Path) -> None:
         raise _damaged(path, "it does not begin as an SQLite database")
     if int.from_bytes(head[68:72], "big") != sqlite_schema.APPLICATION_ID:
         raise _damaged(path, "it is no volume's database")
-    if (version := int.from_bytes(head[60:64], "big")) != sqlite_schema.SCHEMA_VERSION:
-        raise _damaged(path, f"its version is {version}: expected {sqlite_schema.SCHEMA_VERSION}")
+    version = int.from_bytes(head[60:64], "big")
+    if not 1 <= version <= sqlite_schema.SCHEMA_VERSION:
+        raise _damaged(
+            path, f"its version is {version}: expected 1 to {sqlite_schema.SCHEMA_VERSION}"
+        )
     page_bytes = int.from_bytes(head[16:18], "big")
     page_bytes = 65536 if page_bytes == 1 else page_bytes
     if not page_bytes or size % page_bytes:
         raise _damaged(
             path, f"its size of {size} bytes is not whole pages of {page_bytes}: it was cut off"
         )
+    return version
 
 
 def check_rows(path: Path) -> None:

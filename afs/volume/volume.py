@@ -191,13 +191,18 @@ class StoreData:
 
 @dataclass(frozen=True, slots=True)
 class SetVolumeFields:
-    """Changes the header: None leaves a field as it is."""
+    """Changes the header: None leaves a field as it is.
+
+    The change counter grows, unless only `in_transit` is set or the volume is not read-write: then
+    nothing that it counts has changed.
+    """
 
     name: str | None = None
     max_quota_kib: int | None = None
     backup_id: int | None = None
     offline_message: str | None = None
     leave_offline: bool | None = None
+    in_transit: bool | None = None
 
 
 Mutation = (

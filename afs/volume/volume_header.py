@@ -48,6 +48,7 @@ def new_header(
         change_counter=1,
         offline_message="",
         leave_offline=False,
+        in_transit=False,
     )
 
 

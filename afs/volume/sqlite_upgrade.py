@@ -1,0 +1,70 @@
+"""Brings the database of a volume that an older laterfs wrote to the schema of today.
+
+One transaction: a crash leaves the old schema or the new one. What is rewritten is verified first,
+so damage is not given fresh checksums.
+
+Version 2 (from 1): vnodes have `changed`, the change counter they were last changed at; of those
+that are there it is taken to be the volume's, which can only make a later incremental dump larger.
+The header has `in_transit` and the origin of restored contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from afs.errors import AfsCode, AfsError
+from afs.volume import sqlite_schema
+from afs.volume import sqlite_tables as rows
+from afs.volume.checksum import checksum
+from afs.volume.seal import break_seal
+from afs.volume.sqlite_errors import afs_errors
+
+
+def upgrade(path: Path) -> None:
+    """Upgrades a database to SCHEMA_VERSION, durably; the caller holds the volume's lock.
+
+    Raises:
+        AfsError: VSALVAGE if a row to be rewritten is damaged; VDISKFULL, VIO. The database is then
+            as it was.
+    """
+    break_seal(path)
+    try:
+        with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            # What is in the WAL counts: the upgrade may be there already.
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+                _from_version_1(connection)
+            connection.execute("COMMIT")
+            sqlite_schema.checkpoint(connection)
+    except AfsError as error:
+        if error.code is AfsCode.EIO:
+            detail = f"volume {path.stem} is damaged: {error.detail}"
+            raise AfsError(AfsCode.VSALVAGE, detail) from error
+        raise
+
+
+def _from_version_1(connection: sqlite3.Connection) -> None:
+    state = rows.read_state(connection)
+    connection.execute("DROP TABLE header")
+    connection.execute("ALTER TABLE vnodes RENAME TO vnodes_1")
+    for statement in (sqlite_schema.HEADER_TABLE + sqlite_schema.VNODES_TABLE).split(";"):
+        connection.execute(statement)
+    connection.executemany(
+        f"INSERT INTO vnodes VALUES ({', '.join('?' * 15)})",  # noqa: S608 question marks
+        _vnodes(connection, state.header.change_counter),
+    )
+    connection.execute("DROP TABLE vnodes_1")
+    rows.write_state(connection, state)
+    connection.execute("PRAGMA user_version = 2")
+
+
+def _vnodes(connection: sqlite3.Connection, changed: int) -> Iterator[tuple[Any, ...]]:
+    for row in connection.execute("SELECT * FROM vnodes_1 ORDER BY vnode"):
+        if checksum("vnodes", *row[:-1]) != row[-1]:
+            raise sqlite_schema.damaged("vnodes", f"vnode {row[0]}")
+        values = (*row[:-1], changed)
+        yield (*values, checksum("vnodes", *values))
