@@ -107,7 +107,7 @@ class CallBackChannel:
         call = self._stub.Attach(metadata=self._metadata, wait_for_ready=True)
         self._outgoing = asyncio.Queue()
         self._leave.clear()
-        self._outgoing.put_nowait(pb.AttachRequest(hello=pb.Hello(client="clientd")))
+        self._outgoing.put_nowait(pb.AttachRequest(hello=self._hello()))
         self._state.on_opened(self._clock.now())
         self._driver.poke()
         tasks = [
@@ -118,7 +118,7 @@ class CallBackChannel:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # First of all, before anything is awaited: no promise outlives its channel.
+            # First of all, before anything is awaited: no promise is trusted without its channel.
             self._lost()
             for task in tasks:
                 task.cancel()
@@ -130,6 +130,13 @@ class CallBackChannel:
             if isinstance(end, Exception):
                 raise end
         return "left" if self._leave.is_set() else "closed by the fileserver"
+
+    def _hello(self) -> pb.Hello:
+        held = self._state.held
+        if held is None:
+            return pb.Hello(client="clientd")
+        resumes = pb.CallBackSession(epoch=held.epoch, sequence=held.sequence)
+        return pb.Hello(client="clientd", resumes=resumes)
 
     async def _receive(self, call: Any) -> None:
         while (message := await call.read()) is not grpc.aio.EOF:
@@ -170,15 +177,25 @@ class CallBackChannel:
                 pass
 
     def _reset(self, init: pb.InitCallBackState) -> None:
+        goes_on = self._state.goes_on(kept=init.kept)
         instructions = self._cache.on_init(
             self._address,
             sequence=init.sequence,
             epoch=init.epoch,
             lease_s=init.channel_lease_s,
             now=self._clock.now(),
+            kept=init.kept,
         )
-        self._journal.count("resets_received")
-        self._journal.tell("callbacks.reset", server=self._address, sequence=init.sequence)
+        if goes_on:
+            kept = self._cache.server(self._address).standing(self._clock.now())
+            self._journal.count("resumptions")
+            self._journal.tell(
+                "callbacks.kept", server=self._address, sequence=init.sequence, count=kept
+            )
+            _log.info("callbacks.kept", server=self._address, promises=kept)
+        else:
+            self._journal.count("resets_received")
+            self._journal.tell("callbacks.reset", server=self._address, sequence=init.sequence)
         self._do(instructions)
         if not self.attached.is_set():
             self._retry_s = REATTACH_FIRST_S

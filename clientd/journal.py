@@ -42,6 +42,7 @@ COUNTERS = (
     "breaks_received",
     "promises_broken",
     "resets_received",
+    "resumptions",
     "replies_overtaken_by_breaks",
     "channels_lost",
     "lease_renewals",

@@ -2,9 +2,8 @@
 
 Volume ids are unique within a cell and DataVersions within a volume. A fileserver that was set up
 anew at the same address, or a cache directory that was used in another cell before, brings the same
-numbers for other data; the volume's incarnation tells them apart. It is asked for once for every
-generation of the callback channel, because a fileserver cannot become another one without losing
-its channels.
+numbers for other data; the volume's incarnation tells them apart. It is asked for again whenever
+the fileserver may have become another one: see `ChannelState.identity`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class VolumeIdentity:
         self._cache = cache
         self._disk = disk
         self._journal = journal
-        # The fileserver and the generation of its channel at which each volume was checked.
+        # The fileserver, and its identity, at which each volume was checked.
         self._checked: dict[int, tuple[str, int]] = {}
         self._flights: SingleFlight[tuple[int, str, int], None] = SingleFlight()
 
@@ -41,10 +40,10 @@ class VolumeIdentity:
         Raises:
             AfsError: as GetVolumeStatus.
         """
-        generation = self._cache.server(server.address).channel.generation
-        if self._checked.get(volume) != (server.address, generation):
+        identity = self._cache.server(server.address).channel.identity
+        if self._checked.get(volume) != (server.address, identity):
             await self._flights.run(
-                (volume, server.address, generation), lambda: self._ask(server, volume)
+                (volume, server.address, identity), lambda: self._ask(server, volume)
             )
 
     async def _ask(self, server: FileServerClient, volume: int) -> None:
@@ -61,4 +60,6 @@ class VolumeIdentity:
         if incarnation and await self._disk.be_of(volume, incarnation):
             self._cache.flush_volume(volume)
             self._journal.tell("volume.replaced", server=server.address, count=1)
-        self._checked[volume] = (server.address, ticket.generation)
+        channel = self._cache.server(server.address).channel
+        if ticket.generation == channel.generation:
+            self._checked[volume] = (server.address, channel.identity)

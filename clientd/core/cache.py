@@ -265,13 +265,24 @@ class VnodeCache:
     # --- what ends promises ---
 
     def on_init(
-        self, address: str, *, sequence: int, epoch: int, lease_s: float, now: float
+        self,
+        address: str,
+        *,
+        sequence: int,
+        epoch: int,
+        lease_s: float,
+        now: float,
+        kept: bool = False,
     ) -> list[Instruction]:
-        """InitCallBackState: ends every promise of this fileserver; then says what to send."""
+        """InitCallBackState: ends every promise of this fileserver; then says what to send.
+
+        Promises that were suspended and are `kept` stand again instead.
+        """
         server = self.server(address)
-        server.end_all()
+        if not server.channel.goes_on(kept=kept):
+            server.end_all()
         server.marks.clear()
-        return server.channel.on_init(sequence, epoch, lease_s, now)
+        return server.channel.on_init(sequence, epoch, lease_s, now, kept=kept)
 
     def on_break(
         self, address: str, *, targets: Iterable[Fid], through: int, reason: BreakReason | None
@@ -287,10 +298,8 @@ class VnodeCache:
         return len(ended)
 
     def on_lost(self, address: str) -> None:
-        """The channel is gone, and every promise with it."""
-        server = self.server(address)
-        server.end_all()
-        server.channel.on_closed()
+        """The channel is gone: no promise stands, unless the fileserver says it was kept."""
+        self.server(address).channel.on_closed()
 
     def flush_volume(self, volume: int) -> int:
         """Forgets every vnode of a volume; returns how many."""
@@ -340,7 +349,8 @@ class VnodeCache:
         self._end_promise(entry)
         entry.status = vnode
         entry.broken_for = None
-        self._servers[ticket.server].give(entry, validation.accept(ticket, offer))
+        server = self._servers[ticket.server]
+        server.give(entry, validation.accept(ticket, offer, server.channel.session))
         return verdict
 
     def _is_distrusted(self, entry: CacheEntry, now: float) -> bool:

@@ -3,8 +3,9 @@
 Theory of operation
     1. The shell opens a stream to the fileserver (`on_opened`) and says hello. Nothing is trusted
     yet.
-    2. The fileserver answers with InitCallBackState (`on_init`): a new generation begins, every
-       promise of the older one is void. The client acks and at once asks for a lease.
+    2. The fileserver answers with InitCallBackState (`on_init`): a new generation begins, and with
+       it a new *session*: every promise of the older one is void. The client acks and at once asks
+       for a lease.
     3. RenewLease(n) goes out every third of a lease. Its answer, Probe(renews=n), lets the lease
        run until (the time RenewLease(n) was *sent*) + lease: the fileserver counts from when it
        answered, which is later.
@@ -15,13 +16,20 @@ Theory of operation
        still.
     6. A channel that answers no renewal for a whole lease, or is lost, or whose fileserver turns
        out to have restarted, is left (`Reattach`) and opened again by the shell.
+    7. When the channel is lost the session is only suspended: nothing is trusted, but the promises
+       are remembered, and the hello on the next channel names the session (`held`). A fileserver
+       that was restarted on purpose may answer that they are kept: then the session goes on under
+       the new generation. Requests sent before the loss stay void: their tickets are of an older
+       generation.
 
     DETACHED --on_opened--> ATTACHING --on_init--> ATTACHED --on_closed, Reattach--> DETACHED
 
 Invariants
     - `trusts(now)` implies: ATTACHED, and a renewal sent after the last stall and less than a lease
     ago was answered.
-    - A generation number is never used twice; promises name the generation they were given on.
+    - A generation number is never used twice, and a session has the number of the generation that
+      began it; tickets name the generation, promises the session.
+    - Between two resets taken in, `session` and `held` stay the same.
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from afs.limits import LEASE_RENEWALS_PER_LEASE
 
@@ -56,6 +64,13 @@ class ReattachReason(Enum):
     FILE_SERVER_RESTARTED = "file_server_restarted"
     HELD_DOWN = "held_down"
     OUT_OF_ORDER = "out_of_order"
+
+
+class SessionName(NamedTuple):
+    """What the fileserver calls a session: the InitCallBackState that began it."""
+
+    epoch: int
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,8 @@ class ChannelState:
     def __init__(self) -> None:
         self.phase = ChannelPhase.DETACHED
         self.generation = 0
+        self.session = 0
+        self.held: SessionName | None = None
         self.epoch = 0
         self.lease_s = 0.0
         self.lease_until = -math.inf
@@ -98,8 +115,16 @@ class ChannelState:
         self._renewals_sent: dict[int, float] = {}
 
     def trusts(self, now: float) -> bool:
-        """True while promises given on this generation may be relied on."""
+        """True while promises of this session may be relied on."""
         return self.phase is ChannelPhase.ATTACHED and now < self.lease_until
+
+    @property
+    def identity(self) -> int:
+        """A number that stays the same only while this is surely the same fileserver.
+
+        It cannot become another one without losing its channels, nor then know our session.
+        """
+        return self.session if self.phase is ChannelPhase.ATTACHED else self.generation
 
     def describe(self, now: float) -> str:
         """For people: attached, suspect (attached, but the lease does not run) or detached."""
@@ -123,15 +148,28 @@ class ChannelState:
         self._patience_until = now + ATTACH_DEADLINE_S
         self._next_renewal_at = math.inf
 
-    def on_init(self, sequence: int, epoch: int, lease_s: float, now: float) -> list[Instruction]:
+    def goes_on(self, *, kept: bool) -> bool:
+        """True if an InitCallBackState that says `kept`, or not, leaves the session as it is.
+
+        The word of a fileserver that was not asked does not count.
+        """
+        return kept and self.phase is ChannelPhase.ATTACHING and self.held is not None
+
+    def on_init(
+        self, sequence: int, epoch: int, lease_s: float, now: float, *, kept: bool = False
+    ) -> list[Instruction]:
         """InitCallBackState came.
 
-        The caller has dropped every promise of this fileserver before it acts on the answer.
+        Unless the session goes on, the caller has dropped every promise of this fileserver before
+        it acts on the answer.
         """
         if self.phase is ChannelPhase.DETACHED:
             return []
-        self.phase = ChannelPhase.ATTACHED
         self.generation += 1
+        if not self.goes_on(kept=kept):
+            self.session = self.generation
+            self.held = SessionName(epoch, sequence)
+        self.phase = ChannelPhase.ATTACHED
         self.epoch = epoch
         self.lease_s = lease_s if math.isfinite(lease_s) and lease_s > 0 else 0.0
         self._void_lease(now)

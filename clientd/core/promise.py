@@ -22,10 +22,13 @@ class PromiseOffer:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """An offer that was accepted: good until `expires_at`, on one generation of a channel."""
+    """An offer that was accepted: good until `expires_at`, in one session with a fileserver.
+
+    `session`: see `channel`.
+    """
 
     server: str
-    generation: int
+    session: int
     sequence: int
     expires_at: float
 

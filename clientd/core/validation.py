@@ -9,8 +9,8 @@ comment there, adapted)
        wins over the reply (R10): the promise is then refused. The status may still answer whoever
        asked *before* the request was sent, because it was true at a moment between the question and
        the answer; it must not answer anyone else.
-    3. A promise that was accepted is relied on while its channel is of the same generation, the
-       lease runs, and it has not expired, counted from when the request was sent.
+    3. A promise that was accepted is relied on while the channel is attached in the same session,
+       the lease runs, and it has not expired, counted from when the request was sent.
     4. Data in the cache carries the DataVersion it was read at. It is right if, and only if, the
        status says the same DataVersion; so a void promise costs a FetchStatus, and data only if it
        really changed.
@@ -71,11 +71,11 @@ def judge(
     return Verdict.ACCEPTED
 
 
-def accept(ticket: Ticket, offer: PromiseOffer) -> Promise:
-    """The promise that an accepted offer becomes."""
+def accept(ticket: Ticket, offer: PromiseOffer, session: int) -> Promise:
+    """The promise that an accepted offer becomes in the channel's session."""
     return Promise(
         server=ticket.server,
-        generation=ticket.generation,
+        session=session,
         sequence=offer.sequence,
         expires_at=ticket.sent_at + offer.expires_in_s,
     )
@@ -86,7 +86,7 @@ def holds(promise: Promise | None, channel: ChannelState, now: float) -> bool:
     return (
         promise is not None
         and channel.phase is ChannelPhase.ATTACHED
-        and promise.generation == channel.generation
+        and promise.session == channel.session
         and now < promise.expires_at
     )
 
