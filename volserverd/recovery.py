@@ -3,10 +3,10 @@
 At the start, before any operation:
 1.  Volumes that the fileserver says we have: nobody of us works on them any more, so they go back.
 2.  Temporary clones, known by their ids: deleted.
-3.  Location entries locked by our operations: whatever of their volumes is on disk goes into
+3.  Entries that tell of our volumes by addresses that we had before: corrected.
+4.  Location entries locked by our operations: whatever of their volumes is on disk goes into
     service, and the entry is made to say so. An operation that never answered thus either happened
-    or did not (R7).
-4.  Entries of volumes on our disk that tell of other addresses than ours now: corrected.
+    or did not (R7). A read-only copy whose site is no longer in its entry is deleted.
 
 This needs the fileserver; it is tried until that answers. Operations wait for it a little, and are
 then refused.
@@ -25,10 +25,13 @@ from afs.limits import (
     GIVE_BACK_RETRY_FIRST_S,
     GIVE_BACK_RETRY_MAX_S,
 )
+from afs.types import VolumeType
 from afs.v1 import fssync_pb2
+from afs.volume.partition import Partition
 from volserverd.fssync_client import FssyncClient, check
-from volserverd.settling import partition_of, settle
-from volserverd.vldb.entry import Entry, Site, kept_backup_id
+from volserverd.identity import read_addresses, write_addresses
+from volserverd.settling import settle
+from volserverd.vldb.entry import Entry, Site, kept_backup_id, kept_read_only_id
 from volserverd.vldb.names import FIRST_TEMPORARY_ID
 from volserverd.work_order import VolumeServices
 
@@ -95,11 +98,18 @@ class Recovery:
             ):
                 await self._give_back(volume)
         await self._delete_temporaries(known)
+        home = next(iter(self._services.disk.partitions.values())).path
+        former = await self._services.disk.run(read_addresses, home)
+        present = frozenset({self._services.vol_server})
+        if former is not None and former != present:
+            # Until all entries are corrected, any of these may be in one.
+            await self._services.disk.run(write_addresses, home, former | present)
         for entry in await self._entries():
-            if self._services.is_ours(entry.locked_for):
-                await self._take_up(entry, known)
-            else:
-                await self._correct_addresses(entry)
+            corrected = await self._correct_addresses(entry, former)
+            if self._services.is_ours(corrected.locked_for):
+                await self._take_up(corrected, known)
+        if former != present:
+            await self._services.disk.run(write_addresses, home, present)
 
     async def _give_back(self, volume: fssync_pb2.VolumeInfo) -> None:
         """Gives back what our predecessor had taken, as its header wants it."""
@@ -134,17 +144,22 @@ class Recovery:
             for volume_id in await disk.ids(partition):
                 if volume_id < FIRST_TEMPORARY_ID:
                     continue
-                if volume_id in known:
-                    await self._fssync.command(
-                        fssync_pb2.FSYNC_NEEDVOLUME,
-                        volume_id,
-                        partition.name,
-                        fssync_pb2.FSYNC_FOR_DELETE,
-                    )
-                await disk.delete(partition, volume_id)
-                if volume_id in known:
-                    await self._fssync.command(fssync_pb2.FSYNC_VOL_DONE, volume_id, partition.name)
-                _log.info("volume.leftover_deleted", volume=volume_id, partition=partition.name)
+                await self._delete(partition, volume_id, known)
+
+    async def _delete(
+        self, partition: Partition, volume_id: int, known: dict[int, fssync_pb2.VolumeInfo]
+    ) -> None:
+        if volume_id in known:
+            await self._fssync.command(
+                fssync_pb2.FSYNC_NEEDVOLUME,
+                volume_id,
+                partition.name,
+                fssync_pb2.FSYNC_FOR_DELETE,
+            )
+        await self._services.disk.delete(partition, volume_id)
+        if volume_id in known:
+            await self._fssync.command(fssync_pb2.FSYNC_VOL_DONE, volume_id, partition.name)
+        _log.info("volume.leftover_deleted", volume=volume_id, partition=partition.name)
 
     async def _entries(self) -> list[Entry]:
         entries: list[Entry] = []
@@ -156,21 +171,24 @@ class Recovery:
 
     async def _take_up(self, entry: Entry, known: dict[int, fssync_pb2.VolumeInfo]) -> None:
         """Ends what an operation left: what is there is served, and the entry says so."""
-        disk = self._services.disk
-        partition = partition_of(disk, entry)
-        if partition is None:
-            _log.warning("entry.not_taken_up", name=entry.name, detail="on no partition of ours")
-            return
-        for volume_id in (entry.read_write_id, kept_backup_id(entry.read_write_id)):
-            if volume_id not in known and await disk.has(partition, volume_id):
-                answer = await self._fssync.command(
-                    fssync_pb2.FSYNC_VOL_ON, volume_id, partition.name
-                )
-                try:
-                    check(answer, volume_id)
-                except AfsError as error:
-                    _log.warning("volume.attach_refused", volume=volume_id, detail=error.detail)
-        settled = await settle(disk, self._services.locations, entry)
+        services, disk = self._services, self._services.disk
+        read_only_id = kept_read_only_id(entry.read_write_id)
+        mine = [site for site in entry.sites if services.is_our_site(site)]
+        for name in dict.fromkeys(site.partition for site in mine):
+            partition = disk.partition(name)
+            there = await disk.ids(partition)
+            kept = {entry.read_write_id, kept_backup_id(entry.read_write_id)}
+            if any(site.type is VolumeType.READ_ONLY for site in mine if site.partition == name):
+                kept.add(read_only_id)
+            for volume_id in kept.intersection(there).difference(known):
+                await self._introduce(volume_id, partition)
+        for partition in disk.partitions.values():
+            if read_only_id in await disk.ids(partition) and not any(
+                (site.partition, site.type) == (partition.name, VolumeType.READ_ONLY)
+                for site in mine
+            ):
+                await self._delete(partition, read_only_id, known)
+        settled = await settle(services, entry)
         _log.info(
             "entry.taken_up",
             name=entry.name,
@@ -178,20 +196,49 @@ class Recovery:
             outcome="deleted" if settled is None else "kept",
         )
 
-    async def _correct_addresses(self, entry: Entry) -> None:
-        """Has an entry tell of our present addresses, if its volume is on a partition of ours."""
+    async def _introduce(self, volume_id: int, partition: Partition) -> None:
+        answer = await self._fssync.command(fssync_pb2.FSYNC_VOL_ON, volume_id, partition.name)
+        try:
+            check(answer, volume_id)
+        except AfsError as error:
+            _log.warning("volume.attach_refused", volume=volume_id, detail=error.detail)
+
+    async def _correct_addresses(self, entry: Entry, former: frozenset[str] | None) -> Entry:
+        """Has an entry tell of our present addresses where it told of former ones."""
         services = self._services
         sites: tuple[Site, ...] = ()
         for site in entry.sites:
-            here = await self._is_here(entry, site.partition)
+            ours = await self._was_ours(entry, site, former)
             mine = replace(site, file_server=services.file_server, vol_server=services.vol_server)
-            sites += (mine if here else site,)
-        if sites != entry.sites:
-            await services.locations.replace(replace(entry, sites=sites))
-            _log.info("entry.addresses_corrected", name=entry.name)
+            sites += (mine if ours else site,)
+        if sites == entry.sites:
+            return entry
+        corrected = await services.locations.replace(replace(entry, sites=sites))
+        _log.info("entry.addresses_corrected", name=entry.name)
+        return corrected
 
-    async def _is_here(self, entry: Entry, partition: str) -> bool:
-        disk = self._services.disk
-        return partition in disk.partitions and await disk.has(
-            disk.partition(partition), entry.read_write_id
-        )
+    async def _was_ours(self, entry: Entry, site: Site, former: frozenset[str] | None) -> bool:
+        """True for a site of ours, by whatever address.
+
+        One that we had may be another's by now, so the volume must be here too; an entry that an
+        operation of ours has locked may be of a volume that is not there yet.
+        """
+        services = self._services
+        if services.is_our_site(site):
+            return True
+        if site.partition not in services.disk.partitions or any(
+            services.is_our_site(other)
+            and (other.partition, other.type) == (site.partition, site.type)
+            for other in entry.sites
+        ):
+            return False
+        if former is not None and site.vol_server not in former:
+            return False
+        if former is not None and services.is_ours(entry.locked_for):
+            return True
+        volume_id = {
+            VolumeType.READ_WRITE: entry.read_write_id,
+            VolumeType.READ_ONLY: kept_read_only_id(entry.read_write_id),
+            VolumeType.BACKUP: kept_backup_id(entry.read_write_id),
+        }[site.type]
+        return await services.disk.has(services.disk.partition(site.partition), volume_id)

@@ -9,7 +9,7 @@ import pytest
 
 from afs.errors import AfsCode
 from afs.types import VolumeType
-from afs.v1 import vol_server_pb2, volume_location_pb2
+from afs.v1 import types_pb2, vol_server_pb2, volume_location_pb2
 from afs.volume.partition import Partition
 from tests.volserverd.fake_fssync import (
     CHECKED_OUT,
@@ -133,17 +133,50 @@ async def test_recovery_waits_for_the_fileserver(tmp_path: Path) -> None:
                 assert (await vos.create("demo")).state == ONLINE
 
 
-async def test_an_entry_of_no_partition_of_ours_is_left_alone(tmp_path: Path) -> None:
-    """A lock of ours on an entry elsewhere is not ours to settle: it is left, and logged."""
+async def test_sites_of_others_are_theirs_to_settle(tmp_path: Path) -> None:
+    """An entry locked by an operation of ours: what it says of other volservers stays."""
     async with fake_fileserver(tmp_path):
         async with volserver(tmp_path) as vos:
-            ours = f"backup by volserver {read_identity(tmp_path / 'vicepa')}"
-            entry = vol_server_pb2.VolumeEntry(name="demo", locked_for=ours)
-            request = volume_location_pb2.CreateEntryRequest(entry=entry)
-            await vos.call(vos.location_stub.CreateEntry, request)
+            ours = f"remsite by volserver {read_identity(tmp_path / 'vicepa')}"
+            site = vol_server_pb2.Site(
+                file_server="127.0.0.9:7000",
+                vol_server="127.0.0.9:7005",
+                partition="vicepa",
+                type=types_pb2.VOLUME_TYPE_READ_WRITE,
+            )
+            for name, sites in (("demo", [site]), ("nowhere", [])):
+                entry = vol_server_pb2.VolumeEntry(name=name, sites=sites, locked_for=ours)
+                request = volume_location_pb2.CreateEntryRequest(entry=entry)
+                await vos.call(vos.location_stub.CreateEntry, request)
         async with volserver(tmp_path) as vos:
             await vos.create("last")
-            assert (await vos.entry("demo")).locked_for == ours
+            entry = await vos.entry("demo")
+            assert (entry.locked_for, list(entry.sites)) == ("", [site])
+            assert {entry.name for entry in await vos.entries()} == {"demo", "last"}
+
+
+async def test_sites_follow_a_volserver_to_its_new_address(tmp_path: Path) -> None:
+    """A volserver that is found elsewhere after a restart has its own sites corrected, no other."""
+    first, other, second = "127.0.0.1:7001", "127.0.0.1:7009", "127.0.0.1:7002"
+    async with fake_fileserver(tmp_path):
+        async with volserver(tmp_path, vol_server=first) as vos:
+            await vos.create("demo")
+            entry = await vos.entry("demo")
+            for partition, address in (("vicepb", first), ("vicepa", other)):
+                entry.sites.add(
+                    file_server="127.0.0.1:7000",
+                    vol_server=address,
+                    partition=partition,
+                    type=types_pb2.VOLUME_TYPE_READ_ONLY,
+                )
+            request = volume_location_pb2.ReplaceEntryRequest(entry=entry)
+            await vos.call(vos.location_stub.ReplaceEntry, request)
+        for address in (second, first):
+            async with volserver(tmp_path, vol_server=address) as vos:
+                await vos.create(f"at-{address[-4:]}")
+                sites = (await vos.entry("demo")).sites
+                # The second is on no partition of ours: nobody can tell whose it is now.
+                assert [site.vol_server for site in sites] == [address, first, other]
 
 
 def test_the_identity_stays_and_a_damaged_one_is_replaced(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class EntryDeeds(WorkState):
         self._operation.claim(
             [entry.read_write_id, kept_backup_id(entry.read_write_id)], entry.name
         )
-        await settle(services.disk, services.locations, entry)
+        await settle(services, entry)
         return True
 
     async def _settle_entry(self, _: Role) -> None:
@@ -88,5 +88,5 @@ class EntryDeeds(WorkState):
             if entry.locked_for != self._lock_text:
                 return
         assert entry is not None
-        self._entry = await settle(services.disk, services.locations, entry)
+        self._entry = await settle(services, entry)
         self._locked = False
