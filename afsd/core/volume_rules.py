@@ -57,6 +57,7 @@ class FsyncReason(IntEnum):
     FOR_MOVE = 12
     FOR_OPERATOR = 13
     IO_ERROR = 14
+    FOR_RELEASE = 15
 
 
 class VolumeState(IntEnum):
@@ -98,7 +99,9 @@ class Rule:
     `to` is the state that follows (None: as it was). `breaks` is the reason to break the volume's
     callbacks with, if any; `unless_unchanged` leaves that out where the mark proves that nothing
     changed. `forget` drops the record. `repair_only` limits the rule to callers who come to mend,
-    replace or delete the volume.
+    replace or delete the volume. `elsewhere`: the command may name another partition of this
+    fileserver than the one where the volume was; if the volume is there, that is its place from
+    then on.
     """
 
     response: FsyncResponse = FsyncResponse.OK
@@ -109,6 +112,7 @@ class Rule:
     unless_unchanged: bool = False
     forget: bool = False
     repair_only: bool = False
+    elsewhere: bool = False
 
 
 _OK: Final = Rule()
@@ -123,6 +127,8 @@ _GO_ONLINE: Final = Rule(
     step=Step.ATTACH, to=VolumeState.ONLINE, breaks=BreakReason.VOLUME_GIVEN_BACK
 )
 _GIVE_BACK: Final = replace(_GO_ONLINE, unless_unchanged=True)
+# A volume that moved away may come back to any partition.
+_COME_BACK: Final = replace(_GO_ONLINE, elsewhere=True)
 _MOVED_AWAY: Final = Rule(to=VolumeState.MOVED, breaks=BreakReason.VOLUME_MOVED)
 
 
@@ -154,11 +160,11 @@ RULES: Final[Mapping[FsyncCommand, Mapping[Standing, Rule]]] = {
     FsyncCommand.VOL_ON: _row(
         unknown=_GO_ONLINE,
         online=_OK,
-        mine=_GIVE_BACK,
+        mine=replace(_GIVE_BACK, elsewhere=True),
         anothers=_WRONG_OWNER,
         offline=_GIVE_BACK,
         error=_BAD_STATE,
-        moved=_GO_ONLINE,
+        moved=_COME_BACK,
         changing=_BAD_STATE,
     ),
     FsyncCommand.VOL_OFF: _row(
@@ -184,7 +190,7 @@ RULES: Final[Mapping[FsyncCommand, Mapping[Standing, Rule]]] = {
     FsyncCommand.VOL_LEAVE_OFF: _row(
         unknown=_NO_VOLUME,
         online=_WRONG_OWNER,
-        mine=Rule(to=VolumeState.OFFLINE, breaks=BreakReason.VOLUME_GIVEN_BACK),
+        mine=Rule(to=VolumeState.OFFLINE, breaks=BreakReason.VOLUME_GIVEN_BACK, elsewhere=True),
         anothers=_WRONG_OWNER,
         offline=_OK,
         error=_BAD_STATE,
@@ -239,7 +245,7 @@ RULES: Final[Mapping[FsyncCommand, Mapping[Standing, Rule]]] = {
         anothers=_EXCLUSIVE,
         offline=_GIVE_BACK,
         error=replace(_GO_ONLINE, breaks=BreakReason.VOLUME_SALVAGED),
-        moved=_GO_ONLINE,
+        moved=_COME_BACK,
         changing=_BAD_STATE,
     ),
     FsyncCommand.VOL_FORCE_ERROR: _row(
@@ -264,6 +270,11 @@ RULES: Final[Mapping[FsyncCommand, Mapping[Standing, Rule]]] = {
     ),
 }
 
+# What a volume was taken for, where clients are told more than that it was given back.
+GIVEN_BACK_AFTER: Final[Mapping[FsyncReason, BreakReason]] = {
+    FsyncReason.FOR_RELEASE: BreakReason.VOLUME_RELEASED,
+    FsyncReason.SALVAGE: BreakReason.VOLUME_SALVAGED,
+}
 # What a program may take a damaged volume for.
 REPAIR_REASONS: Final = frozenset(
     {FsyncReason.SALVAGE, FsyncReason.FOR_RESTORE, FsyncReason.FOR_DELETE}

@@ -18,6 +18,9 @@ Invariants
         been changed while it was out, and a promise must not keep the old contents readable while
         it stays off-line.
     V4  A refused command changes nothing.
+    V5  A volume that is half of a move (`in_transit`) is never attached: at the start it counts as
+        taken by a program unknown, later VOL_ON of it is refused. A copy of it without that mark,
+        on another partition, is the volume (`choose_copy`).
 
 Source: OpenAFS `src/vol/fssync-server.c` for the commands, the 2002 mail for the breaks.
 """
@@ -32,6 +35,7 @@ from afs.errors import AfsCode
 from afs.types import BreakReason
 from afsd.core.volume_rules import (
     DAMAGED,
+    GIVEN_BACK_AFTER,
     REPAIR_REASONS,
     RULES,
     FsyncCommand,
@@ -124,7 +128,7 @@ def decide(
         reason=rule.reason,
         step=rule.step,
         record=record if refused else _record_after(record, rule, reason, program),
-        breaks=rule.breaks,
+        breaks=_why(record, rule, reason),
         detail=_refusal(record, rule, program) if refused else "",
         before=record,
         rule=rule,
@@ -202,6 +206,18 @@ def refuse(decision: Decision, reason: FsyncReason, detail: str) -> Decision:
         breaks=None,
         detail=detail,
     )
+
+
+def _why(record: VolumeRecord | None, rule: Rule, reason: FsyncReason) -> BreakReason | None:
+    """The reason to break with: where a volume is given back, it follows from what it was out for.
+
+    The caller's word counts if nobody here knows: for a volume that an earlier life of the
+    fileserver gave out, and one that is new.
+    """
+    if rule.breaks is not BreakReason.VOLUME_GIVEN_BACK:
+        return rule.breaks
+    taken_for = FsyncReason.NONE if record is None else record.taken_for
+    return GIVEN_BACK_AFTER.get(taken_for or reason, rule.breaks)
 
 
 def _record_after(

@@ -270,7 +270,59 @@ def test_a_volume_forced_into_error_loses_its_mark() -> None:
     assert final.record.state is VolumeState.ERROR
     assert final.record.mark is None
     taken = ask(final.record, FsyncCommand.NEEDVOLUME, reason=FsyncReason.SALVAGE).record
-    assert attached(ask(taken, FsyncCommand.VOL_ON), MARK).breaks is BreakReason.VOLUME_GIVEN_BACK
+    assert attached(ask(taken, FsyncCommand.VOL_ON), MARK).breaks is BreakReason.VOLUME_SALVAGED
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (FsyncReason.FOR_RELEASE, BreakReason.VOLUME_RELEASED),
+        (FsyncReason.SALVAGE, BreakReason.VOLUME_SALVAGED),
+        (FsyncReason.FOR_RESTORE, BreakReason.VOLUME_GIVEN_BACK),
+    ],
+)
+def test_clients_are_told_what_a_changed_volume_was_out_for(
+    reason: FsyncReason, told: BreakReason
+) -> None:
+    """By what the taker said when it took it, whatever VOL_ON says; unchanged, nothing is told."""
+    taken = ask(ONLINE, FsyncCommand.NEEDVOLUME, reason=reason).record
+    for command in (FsyncCommand.VOL_ON, FsyncCommand.VOL_LEAVE_OFF):
+        assert ask(taken, command, reason=FsyncReason.FOR_DUMP).breaks is told
+    assert attached(ask(taken, FsyncCommand.VOL_ON), MARK).breaks is None
+
+
+@pytest.mark.parametrize("record", [None, UNCLAIMED])
+def test_the_caller_says_what_for_where_nobody_else_knows(record: VolumeRecord | None) -> None:
+    """A fileserver that was restarted while the volume was out does not know any more."""
+    decision = ask(record, FsyncCommand.VOL_ON, reason=FsyncReason.FOR_RELEASE)
+    assert decision.breaks is BreakReason.VOLUME_RELEASED
+
+
+@pytest.mark.parametrize(
+    ("command", "record", "expected"),
+    [
+        (FsyncCommand.VOL_ON, TAKEN, True),
+        (FsyncCommand.VOL_ON, UNCLAIMED, True),
+        (FsyncCommand.VOL_LEAVE_OFF, TAKEN, True),
+        (FsyncCommand.VOL_ON, MOVED, True),
+        (FsyncCommand.VOL_ATTACH, MOVED, True),
+        (FsyncCommand.VOL_ON, OFFLINE, False),
+        (FsyncCommand.VOL_ON, ONLINE, False),
+        (FsyncCommand.VOL_ATTACH, ERROR, False),
+        (FsyncCommand.NEEDVOLUME, ONLINE, False),
+        (FsyncCommand.VOL_DONE, TAKEN, False),
+    ],
+)
+def test_who_may_bring_a_volume_to_another_partition(
+    command: FsyncCommand, record: VolumeRecord, *, expected: bool
+) -> None:
+    """The program that has it, and whoever brings a volume back that moved away."""
+    assert ask(record, command).rule.elsewhere is expected
+
+
+def test_nobody_else_brings_a_volume_to_another_partition() -> None:
+    """V1: what a program took is put on-line where that program says."""
+    assert not ask(TAKEN, FsyncCommand.VOL_ON, OTHER).rule.elsewhere
 
 
 @pytest.mark.parametrize(
