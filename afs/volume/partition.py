@@ -23,6 +23,7 @@ from afs.runtime.files import fsync_dir
 from afs.types import VolumeHeader, VolumeType
 from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
+from afs.volume.change_set import NO_ORIGIN
 from afs.volume.chunk_store import disk_error, disk_errors
 from afs.volume.flock import FileLock
 from afs.volume.seal import check_seal
@@ -152,7 +153,7 @@ class Partition:
         header = new_header(
             volume_id, name, type, read_write_id, max_quota_kib, secrets.token_hex(8), clock_ns()
         )
-        group = self._group(header.read_write_id)
+        group = self.group_for(volume_id, header.read_write_id)
         with disk_errors():
             group.make()
             lock = self._take(group, volume_id)
@@ -180,22 +181,27 @@ class Partition:
     def clone_volume(
         self, source: SqliteVolume, *, volume_id: int, name: str, type: VolumeType
     ) -> None:
-        """Makes a clone of a volume as it is at this moment, over an older clone of that id.
+        """Makes a clone of a volume as it is at this moment, in its group; durable on return.
 
-        Copies the database, no chunks. The new header has the clone's id, name and type and
-        `cloned_ns`; its change counter is larger than that of the clone it replaces, its
-        incarnation the same.
+        Copies the database, no chunks. A READ_ONLY or BACKUP clone may replace an older one of its
+        id. It has the incarnation and the change counter of its source: what shows the same state
+        says so, wherever it lies, and giving back a clone made anew of an unchanged volume breaks
+        nothing (M5b). A READ_WRITE clone is a volume of its own: a fresh incarnation, and its own
+        id as `read_write_id`; its deletion, or its source's, leaves the other's chunks alone.
 
         Raises:
             AfsError: VBUSY if a volume of that id is open; VVOLEXISTS if it is a read-write volume
                 or no clone of this group; VDISKFULL, VIO.
         """
         check_volume_name(name)
-        group = self._group(source.header().read_write_id)
+        group = self._group(int(source.path.parent.name))
         with disk_errors():
             existing = self._path(volume_id)
             if existing is not None and (
-                existing.parent != group.path or volume_id == source.header().read_write_id
+                existing.parent != group.path
+                or type is VolumeType.READ_WRITE
+                or volume_id in (source.volume_id, source.header().read_write_id)
+                or self._is_read_write(volume_id)
             ):
                 raise AfsError(
                     AfsCode.VVOLEXISTS,
@@ -279,6 +285,7 @@ class Partition:
         type: VolumeType,
     ) -> None:
         """Writes a clone's database: the source's, with another header."""
+        writable = type is VolumeType.READ_WRITE
         old: VolumeHeader | None = None
         if group.database(volume_id).exists():
             # A damaged clone is replaced by a new one.
@@ -299,25 +306,50 @@ class Partition:
                 volume_id=volume_id,
                 name=name,
                 type=type,
+                read_write_id=volume_id if writable else state.header.read_write_id,
                 backup_id=0,
-                incarnation=old.incarnation if old else secrets.token_hex(8),
+                incarnation=secrets.token_hex(8) if writable else state.header.incarnation,
                 created_ns=old.created_ns if old else now_ns,
-                cloned_ns=now_ns,
-                change_counter=max(state.header.change_counter, old.change_counter if old else 0)
-                + 1,
+                cloned_ns=0 if writable else now_ns,
                 offline_message="",
                 leave_offline=False,
+                in_transit=False,
             )
+            if writable:
+                # What the contents were restored from is known of the source only.
+                state = replace(state, origin=NO_ORIGIN)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN")
             connection.execute("DELETE FROM garbage")
             rows.write_state(connection, replace(state, header=header))
             connection.execute("COMMIT")
 
-    def group_for(self, volume_id: int) -> VolumeGroup:
-        """The group a volume is in, or would be made in as a read-write volume."""
-        path = self._path(volume_id)
-        return self._group(int(path.parent.name) if path else volume_id)
+    def group_for(self, volume_id: int, read_write_id: int | None = None) -> VolumeGroup:
+        """The group a volume is in, or would be made in.
+
+        That is the group of its read-write volume (None: itself) and that one's clones, if the
+        partition has one of them, so that they share chunks.
+        """
+        family = read_write_id or volume_id
+        # Ids are given in threes: read-write, read-only, backup.
+        for relative in (volume_id, family, family + 1, family + 2):
+            path = self._path(relative)
+            if path is not None and (
+                relative in (volume_id, family) or self._is_clone_of(relative, family)
+            ):
+                return self._group(int(path.parent.name))
+        return self._group(family)
+
+    def _is_read_write(self, volume_id: int) -> bool:
+        """Whether a volume says that it is read-write; a damaged one says nothing."""
+        with contextlib.suppress(AfsError):
+            return self.volume_header(volume_id).type is VolumeType.READ_WRITE
+        return False
+
+    def _is_clone_of(self, volume_id: int, read_write_id: int) -> bool:
+        with contextlib.suppress(AfsError):
+            return self.volume_header(volume_id).read_write_id == read_write_id
+        return False
 
     def _group(self, read_write_id: int) -> VolumeGroup:
         # One object a group, so that the pins of all its volumes are in one place.

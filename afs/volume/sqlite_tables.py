@@ -17,7 +17,7 @@ from afs.types import ChangeMark, DirectoryEntry, Fid, Vnode, VnodeType, VolumeH
 from afs.volume.change_set import NO_ORIGIN, ChangeSet, Origin, VolumeState
 from afs.volume.checksum import checksum
 from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
-from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, ORIGIN, damaged
+from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, damaged
 
 _VNODE_MARKS: Final = ", ".join("?" * 15)
 # Columns of the header row in version 1, without its key and checksum.
@@ -47,15 +47,23 @@ def read_state(connection: sqlite3.Connection) -> VolumeState:
         # Version 1, which the next opening upgrades: it knew neither marks nor origins.
         fields = len(HEADER_FIELDS) - 1
         row = (*row[:fields], 0, *row[fields:], *_origin_row(NO_ORIGIN))
-    header = row[: len(HEADER_FIELDS)]
-    counters = row[len(HEADER_FIELDS) : -len(ORIGIN)]
-    origin_incarnation, origin_counter, origin_at = row[-len(ORIGIN) :]
+    (
+        *header,
+        next_vnode,
+        next_uniquifier,
+        max_data_version,
+        origin_incarnation,
+        origin_counter,
+        origin_at,
+    ) = row
     values: dict[str, Any] = dict(zip(HEADER_FIELDS, header, strict=True))
     values["type"] = VolumeType(values["type"])
     for name in ("leave_offline", "in_transit"):
         values[name] = bool(values[name])
     origin = Origin(ChangeMark(origin_incarnation, origin_counter), origin_at)
-    return VolumeState(VolumeHeader(**values), *counters, origin)
+    return VolumeState(
+        VolumeHeader(**values), next_vnode, next_uniquifier, max_data_version, origin
+    )
 
 
 def read_vnode(connection: sqlite3.Connection, volume_id: int, number: int) -> Vnode | None:

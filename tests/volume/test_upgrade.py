@@ -84,7 +84,7 @@ def test_a_damaged_row_stops_the_upgrade(partition: Partition, disk_volume: Sqli
     with contextlib.closing(sqlite_schema.connect(disk_volume.path)) as connection:
         connection.execute("UPDATE vnodes SET mode = mode + 1 WHERE vnode = 2")
     for _ in range(2):
-        with pytest.raises(AfsError, match="VSALVAGE: .* vnode 2"):
+        with pytest.raises(AfsError, match=r"VSALVAGE: .* vnode 2"):
             partition.open_volume(disk_volume.volume_id)
 
 
@@ -113,9 +113,9 @@ def test_every_change_stamps_the_vnodes_it_touched(disk_volume: SqliteVolume) ->
     assert root_fid(disk_volume.volume_id).vnode == 1
 
 
-def test_the_mark_of_a_move_is_no_change(volume_pair: tuple[SqliteVolume, Partition]) -> None:
+def test_the_mark_of_a_move_is_no_change(partition: Partition, disk_volume: SqliteVolume) -> None:
     """Setting or clearing `in_transit` keeps the change counter (M5b), and survives reopening."""
-    volume, partition = volume_pair
+    volume = disk_volume
     counter = volume.header().change_counter
     do(volume, SetVolumeFields(in_transit=True))
     assert (volume.header().in_transit, volume.header().change_counter) == (True, counter)
@@ -127,12 +127,6 @@ def test_the_mark_of_a_move_is_no_change(volume_pair: tuple[SqliteVolume, Partit
     do(again, SetVolumeFields(in_transit=False, leave_offline=True))
     assert again.header().change_counter == counter + 1
     again.close()
-
-
-@pytest.fixture
-def volume_pair(disk_volume: SqliteVolume, partition: Partition) -> tuple[SqliteVolume, Partition]:
-    """A volume and where it lies."""
-    return disk_volume, partition
 
 
 def _rollback_mode(database: bytes) -> bytes:
