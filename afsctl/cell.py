@@ -1,11 +1,16 @@
-"""A whole cell on this machine: fileserver, volserver with VLDB, and clients, as processes.
+"""A whole cell on this machine: servers, the VLDB, and clients, as processes.
 
 Theory of operation
     `Cell.start` starts the daemons by exec and returns when all serve; the `Cell` it answers with
-    starts, stops, kills, freezes and restarts each of them. Everything the cell keeps is in one
-    directory: `vicepa` (the partition), `vldb.sqlite3`, `cache-N` (of client N), `run` (sockets and
-    pid files), `log`, and `cell.json`, which tells other programs what runs here. The same
-    directory started again is the same cell with the same data.
+    starts, stops, kills, freezes and restarts each of them. A server is an afsd and a volserverd
+    with the same partitions; the first server's volserverd serves the location database, which the
+    others use.
+
+    Everything the cell keeps is in one directory: `vicepa`, `vicepb`, … (the first server's
+    partitions), `server-N/vicepa`, … and `server-N/run` (of further servers), `vldb.sqlite3`,
+    `cache-N` (of client N), `run` (sockets, and the pid files of all), `log`, and `cell.json`,
+    which tells other programs what runs here. The same directory started again is the same cell
+    with the same data.
 
     A cell that was started with `dies_with_owner` (the default) has no process left when its owner
     has ended, however the owner ended: by `stop`, by Ctrl-C or by SIGKILL. One started without it
@@ -13,23 +18,23 @@ Theory of operation
 
 All methods block; from asyncio call them with `asyncio.to_thread`.
 
-    with Cell.start(directory, clients=3) as cell:
+    with Cell.start(directory, servers=2, partitions=2, clients=3) as cell:
         cell.clientds[0].freeze()
+        cell.servers[1].afsd.kill9()
 """
 
 from __future__ import annotations
 
 import fcntl
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
+from afsctl.cell_plan import CellPlan, Ports, Setting, Settings, daemon_name, merged
 from afsctl.cell_state import (
-    CellAddresses,
     CellState,
     DaemonRecord,
     forget_state,
@@ -41,37 +46,23 @@ from afsctl.daemon import (
     STOP_TIMEOUT_S,
     CellError,
     Daemon,
-    DaemonPlan,
     start_all,
     stop_all,
 )
-from afsctl.ports import free_ports
 
-__all__ = ["Cell", "CellError", "Daemon", "Ports", "Setting", "Settings"]
-
-# One value of a daemon's configuration, as its flag takes it; a list is the flag repeated.
-Setting = str | int | float | bool | Path | Sequence[str]
-# By daemon ("afsd", "volserverd", "clientd" for all clients, "clientd-0" for one), then by
-# configuration key.
-Settings = Mapping[str, Mapping[str, Setting]]
-
-# Source: sockaddr_un, sun_path less its NUL.
-MAX_UNIX_PATH_BYTES: Final = 107
-FILE_SERVER_PORT: Final = 7000
-FIRST_CLIENT_PORT: Final = 7001
-LOCATION_PORT: Final = 7003
-VOL_SERVER_PORT: Final = 7005
-# Clients after the first: 7011, 7012, …, clear of the numbers above.
-FURTHER_CLIENT_PORTS: Final = 7010
+__all__ = ["Cell", "CellError", "Daemon", "Ports", "Server", "Setting", "Settings"]
 
 
-class Ports(StrEnum):
-    """Which TCP ports a cell takes on 127.0.0.1."""
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server of a cell: its two daemons, its addresses, its partitions' directories."""
 
-    # 7000, 7001, 7003, 7005 and, for further clients, 7011 and up.
-    DEFAULT = "default"
-    # Any that are free.
-    FREE = "free"
+    afsd: Daemon
+    volserverd: Daemon
+    file_server: str
+    vol_server: str
+    fssync: str
+    partitions: tuple[Path, ...]
 
 
 class Cell:
@@ -80,9 +71,12 @@ class Cell:
     Attributes:
         directory: absolute path of what it keeps.
         addresses: of its services.
-        break_policy: the fileserver's.
+        break_policy: the fileservers'.
         dies_with_owner: no process of it outlives the process that started it.
-        afsd, volserverd, clientds: its daemons.
+        servers: the servers, the one with the location database first.
+        afsd, volserverd: the daemons of the first server.
+        clientds: its clients.
+        daemons: all of them, server by server, then the clients.
     """
 
     def __init__(self, directory: Path, state: CellState) -> None:
@@ -99,13 +93,29 @@ class Cell:
             )
             for record in state.daemons
         ]
-        self.afsd, self.volserverd, *self.clientds = self.daemons
+        self._server_records = state.servers
+        by_name = {daemon.name: daemon for daemon in self.daemons}
+        self.servers = tuple(
+            Server(
+                by_name[daemon_name("afsd", index)],
+                by_name[daemon_name("volserverd", index)],
+                record.file_server,
+                record.vol_server,
+                record.fssync,
+                record.partitions,
+            )
+            for index, record in enumerate(state.servers)
+        )
+        self.clientds = self.daemons[2 * len(self.servers) :]
+        self.afsd, self.volserverd = self.servers[0].afsd, self.servers[0].volserverd
 
     @classmethod
     def start(
         cls,
         directory: Path | str,
         *,
+        servers: int = 1,
+        partitions: int = 1,
         clients: int = 1,
         break_policy: str = "later",
         lease_s: float | None = None,
@@ -119,23 +129,29 @@ class Cell:
 
         Args:
             directory: made if it is not there; what an earlier cell left in it is used again.
+            servers: how many pairs of afsd and volserverd.
+            partitions: how many of each server: `vicepa`, `vicepb` and so on.
             clients: how many clientd.
             break_policy: `later`, `sync`, `ack-first` or `hot-thread`.
             ports: the default ones, or any that are free.
             dies_with_owner: False: the cell runs on when this process ends.
             lease_s: the channel lease in seconds; None: the fileserver's default.
-            settings: further configuration of the daemons; wins over everything else said here.
+            settings: further configuration of the daemons; wins over everything else said here. By
+                program (`afsd`: of all servers) or by daemon (`afsd-0`: of the first).
             timeout_s: for each daemon to serve.
-            programs: what to run instead of `python -m NAME`, by daemon (for tests of this module).
+            programs: what to run instead of `python -m NAME`, by program (for tests of this
+                module).
 
         Raises:
             CellError: a cell runs in the directory already, or a daemon did not start; then nothing
                 is left running.
         """
         root = Path(directory).absolute()
+        extra = {"afsd": {"break_policy": break_policy}}
+        if lease_s is not None:
+            extra["afsd"]["channel_lease_s"] = str(lease_s)
         try:
-            for part in ("", "vicepa", "run", "log"):
-                (root / part).mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CellError(f"cannot make the cell's directory: {error}") from None
         with _locked(root):
@@ -144,15 +160,24 @@ class Cell:
                 raise CellError(
                     f"a cell is running in {root}: stop it with afsctl cell down --dir {directory}"
                 )
-            extra = {"afsd": {"break_policy": break_policy}}
-            if lease_s is not None:
-                extra["afsd"]["channel_lease_s"] = str(lease_s)
-            plan = _CellPlan(root, clients, ports, _merged(extra, settings or {}), programs or {})
+            plan = CellPlan(
+                root,
+                servers=servers,
+                partitions=partitions,
+                clients=clients,
+                ports=ports,
+                settings=merged(extra, settings or {}),
+                programs=programs or {},
+            )
+            _make_all(plan.directories())
             records = tuple(DaemonRecord(daemon, None) for daemon in plan.daemons())
-            cell = cls(root, CellState(plan.addresses, break_policy, dies_with_owner, records))
+            cell = cls(
+                root,
+                CellState(plan.addresses, break_policy, dies_with_owner, plan.servers, records),
+            )
             try:
-                cell.afsd.start(timeout_s)
-                cell.volserverd.start(timeout_s)
+                start_all([server.afsd for server in cell.servers], timeout_s)
+                start_all([server.volserverd for server in cell.servers], timeout_s)
                 start_all(cell.clientds, timeout_s)
             except BaseException:
                 cell._stop(STOP_TIMEOUT_S)
@@ -171,7 +196,7 @@ class Cell:
         return None if state is None else cls(root, state)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> list[Daemon]:
-        """Stops every daemon: clients, volserver, fileserver. Safe to call again.
+        """Stops every daemon: clients, volservers, fileservers. Safe to call again.
 
         Returns:
             Those that had not ended `timeout_s` after they were asked to, and were killed.
@@ -185,12 +210,12 @@ class Cell:
 
     @property
     def file_server(self) -> str:
-        """Address of afsd's FileServer."""
+        """Address of the first afsd's FileServer."""
         return self.addresses.file_server
 
     @property
     def vol_server(self) -> str:
-        """Address of volserverd's VolServer."""
+        """Address of the first volserverd's VolServer."""
         return self.addresses.vol_server
 
     @property
@@ -200,7 +225,7 @@ class Cell:
 
     @property
     def fssync(self) -> str:
-        """Address of afsd's FSSync, a unix socket."""
+        """Address of the first afsd's FSSync, a unix socket."""
         return self.addresses.fssync
 
     @property
@@ -210,8 +235,8 @@ class Cell:
 
     @property
     def partition(self) -> Path:
-        """The directory of the fileserver's one partition, `vicepa`."""
-        return self.directory / "vicepa"
+        """The directory of the first server's first partition, `vicepa`."""
+        return self.servers[0].partitions[0]
 
     def __enter__(self) -> Self:
         return self
@@ -228,109 +253,29 @@ class Cell:
         killed = []
         # Clients first: a client that goes in order gives its promises up, which needs the
         # fileserver.
-        for group in (self.clientds, [self.volserverd], [self.afsd]):
+        volservers = [server.volserverd for server in self.servers]
+        fileservers = [server.afsd for server in self.servers]
+        for group in (self.clientds, volservers, fileservers):
             killed += stop_all(group, timeout_s)
         forget_state(self.directory)
         return killed
 
     def _state(self) -> CellState:
         records = tuple(DaemonRecord(daemon.plan, daemon.process) for daemon in self.daemons)
-        return CellState(self.addresses, self.break_policy, self.dies_with_owner, records)
+        return CellState(
+            self.addresses, self.break_policy, self.dies_with_owner, self._server_records, records
+        )
 
     def _save(self) -> None:
         save_state(self.directory, self._state())
 
 
-class _CellPlan:
-    """The addresses and command lines of a cell that is about to start."""
-
-    def __init__(
-        self,
-        root: Path,
-        clients: int,
-        ports: Ports,
-        settings: Settings,
-        programs: Mapping[str, Sequence[str]],
-    ) -> None:
-        self.root = root
-        self._settings = settings
-        self._programs = programs
-        run = root / "run"
-        if (size := len(bytes(run / "fssync.sock"))) > MAX_UNIX_PATH_BYTES:
-            raise CellError(
-                f"the path {run / 'fssync.sock'} has {size} bytes, a unix socket's has at"
-                f" most {MAX_UNIX_PATH_BYTES}: choose a directory with a shorter path"
-            )
-        file_server, vol_server, location, *of_clients = _ports(clients, ports)
-        self.addresses = CellAddresses(
-            file_server=f"127.0.0.1:{file_server}",
-            vol_server=f"127.0.0.1:{vol_server}",
-            location=f"127.0.0.1:{location}",
-            fssync=f"unix:{run / 'fssync.sock'}",
-            clients=tuple(f"127.0.0.1:{port}" for port in of_clients),
-        )
-
-    def daemons(self) -> Iterator[DaemonPlan]:
-        """One for afsd, volserverd, clientd-0, clientd-1 and so on."""
-        at, root = self.addresses, self.root
-        yield self._daemon(
-            "afsd",
-            "afsd",
-            at.file_server,
-            {"listen": at.file_server, "partitions": root / "vicepa"},
-        )
-        yield self._daemon(
-            "volserverd",
-            "volserverd",
-            at.vol_server,
-            {
-                "listen": at.vol_server,
-                "location_listen": at.location,
-                "fssync": at.fssync,
-                "partitions": root / "vicepa",
-                "vldb": root / "vldb.sqlite3",
-                "file_server": at.file_server,
-                "vol_server": at.vol_server,
-            },
-        )
-        for index, address in enumerate(at.clients):
-            yield self._daemon(
-                f"clientd-{index}",
-                "clientd",
-                address,
-                {"listen": address, "location": at.location, "cache_dir": root / f"cache-{index}"},
-            )
-
-    def _daemon(
-        self, name: str, program: str, address: str, settings: Mapping[str, Setting]
-    ) -> DaemonPlan:
-        chosen: dict[str, Setting] = {"run_dir": self.root / "run", **settings}
-        chosen.update(self._settings.get(program, {}))
-        if name != program:
-            chosen.update(self._settings.get(name, {}))
-        argv = tuple(self._programs.get(program, (sys.executable, "-m", program)))
-        return DaemonPlan(
-            name, argv + tuple(_flags(chosen)), address, self.root / "log" / f"{name}.log"
-        )
-
-
-def _flags(settings: Mapping[str, Setting]) -> Iterator[str]:
-    for key, value in settings.items():
-        values = [value] if isinstance(value, str | int | float | Path) else list(value)
-        for one in values:
-            yield f"--{key.replace('_', '-')}"
-            yield str(one).lower() if isinstance(one, bool) else str(one)
-
-
-def _merged(first: Settings, second: Settings) -> Settings:
-    return {name: {**first.get(name, {}), **second.get(name, {})} for name in {*first, *second}}
-
-
-def _ports(clients: int, ports: Ports) -> list[int]:
-    if ports is Ports.FREE:
-        return free_ports(3 + clients)
-    of_clients = [FIRST_CLIENT_PORT, *(FURTHER_CLIENT_PORTS + index for index in range(1, clients))]
-    return [FILE_SERVER_PORT, VOL_SERVER_PORT, LOCATION_PORT, *of_clients[:clients]]
+def _make_all(directories: Iterable[Path]) -> None:
+    try:
+        for directory in directories:
+            directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CellError(f"cannot make the cell's directory: {error}") from None
 
 
 @contextmanager

@@ -20,7 +20,8 @@ STATE_VERSION: Final = 1
 class CellAddresses:
     """Where a cell's services are: "host:port" or "unix:PATH".
 
-    `clients[i]` is the CacheManager of client i.
+    `file_server`, `vol_server` and `fssync` are the first server's; `clients[i]` is the
+    CacheManager of client i.
     """
 
     file_server: str
@@ -28,6 +29,17 @@ class CellAddresses:
     location: str
     fssync: str
     clients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRecord:
+    """One pair of afsd and volserverd: its addresses and what it keeps."""
+
+    file_server: str
+    vol_server: str
+    fssync: str
+    run_dir: Path
+    partitions: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +52,15 @@ class DaemonRecord:
 
 @dataclass(frozen=True, slots=True)
 class CellState:
-    """The contents of cell.json."""
+    """The contents of cell.json.
+
+    `daemons` are two for each server, afsd before volserverd, and then the clients.
+    """
 
     addresses: CellAddresses
     break_policy: str
     dies_with_owner: bool
+    servers: tuple[ServerRecord, ...]
     daemons: tuple[DaemonRecord, ...]
 
     def runs(self) -> bool:
@@ -79,7 +95,7 @@ def load_state(directory: Path) -> CellState | None:
     try:
         if document["version"] != STATE_VERSION:
             raise CellError(f"{path} has version {document['version']}: expected {STATE_VERSION}")
-        return _state_from(document)
+        return _state_from(document, directory)
     except (KeyError, TypeError, ValueError):
         raise CellError(f"{path} is not the state of a cell") from None
 
@@ -91,15 +107,40 @@ def forget_state(directory: Path) -> None:
         pid_file.unlink(missing_ok=True)
 
 
-def _state_from(document: dict[str, Any]) -> CellState:
-    addresses = dict(document["addresses"])
-    if [record["plan"]["name"] for record in document["daemons"][:2]] != ["afsd", "volserverd"]:
+def _state_from(document: dict[str, Any], directory: Path) -> CellState:
+    given = dict(document["addresses"])
+    addresses = CellAddresses(**{**given, "clients": tuple(given["clients"])})
+    # A file from before there were cells of several servers has none of them.
+    servers = tuple(
+        ServerRecord(
+            **{
+                **record,
+                "run_dir": Path(record["run_dir"]),
+                "partitions": tuple(map(Path, record["partitions"])),
+            }
+        )
+        for record in document.get("servers", [])
+    ) or (_only_server(addresses, directory),)
+    names = [record["plan"]["name"].partition("-")[0] for record in document["daemons"]]
+    pairs, clients = names[: 2 * len(servers)], names[2 * len(servers) :]
+    if pairs != ["afsd", "volserverd"] * len(servers) or set(clients) - {"clientd"}:
         raise ValueError("the daemons are not those of a cell")
     return CellState(
-        addresses=CellAddresses(**{**addresses, "clients": tuple(addresses["clients"])}),
+        addresses=addresses,
         break_policy=str(document["break_policy"]),
         dies_with_owner=bool(document["dies_with_owner"]),
+        servers=servers,
         daemons=tuple(_record_from(record) for record in document["daemons"]),
+    )
+
+
+def _only_server(addresses: CellAddresses, directory: Path) -> ServerRecord:
+    return ServerRecord(
+        addresses.file_server,
+        addresses.vol_server,
+        addresses.fssync,
+        directory / "run",
+        (directory / "vicepa",),
     )
 
 

@@ -14,6 +14,7 @@ import typer
 
 from afsctl.addresses import DEFAULT_CELL_DIR
 from afsctl.cell import Cell, Ports, Setting
+from afsctl.cell_plan import MAX_PARTITIONS, MAX_SERVERS
 from afsctl.daemon import Daemon
 from afsctl.failure import CommandError
 from afsctl.health import Health, check_health
@@ -41,7 +42,7 @@ DirOption = Annotated[
     ),
 ]
 
-DaemonArgument = Annotated[str, typer.Argument(help="Such as afsd or clientd-0.")]
+DaemonArgument = Annotated[str, typer.Argument(help="Such as afsd, afsd-1 or clientd-0.")]
 
 # Long enough for a daemon that is busy, short enough for a person who waits.
 HEALTH_TIMEOUT_S = 2.0
@@ -63,6 +64,12 @@ _COLUMNS = [
 def up(
     *,
     directory: DirOption = DEFAULT_CELL_DIR,
+    servers: Annotated[
+        int, typer.Option(help="How many pairs of afsd and volserverd.", min=1, max=MAX_SERVERS)
+    ] = 1,
+    partitions: Annotated[
+        int, typer.Option(help="How many of each server.", min=1, max=MAX_PARTITIONS)
+    ] = 1,
     clients: Annotated[int, typer.Option(help="How many clientd.", min=0, max=1000)] = 1,
     break_policy: Annotated[
         str, typer.Option(help="later, sync, ack-first or hot-thread.")
@@ -75,21 +82,26 @@ def up(
         typer.Option(
             "--set",
             metavar="DAEMON.KEY=VALUE",
-            help="Configuration of afsd, volserverd, clientd or one client (clientd-0).",
+            help="Configuration of all of afsd, volserverd or clientd, or of one (clientd-0).",
         ),
     ] = None,
-    ports: Annotated[Ports, typer.Option(help="The default ports, or any that are free.")] = (
-        Ports.DEFAULT
-    ),
+    ports: Annotated[
+        Ports,
+        typer.Option(
+            help="The default ports (server N: 9000 + 10 N and 9005 + 10 N), or any that are free."
+        ),
+    ] = Ports.DEFAULT,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay until Ctrl-C, then stop the cell.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a fileserver, a volserver with its VLDB, and clients."""
+    """Start servers (a fileserver and a volserver each), the VLDB, and clients."""
     settings = _settings(set_ or [])
     cell = Cell.start(
         directory,
+        servers=servers,
+        partitions=partitions,
         clients=clients,
         break_policy=break_policy,
         lease_s=lease_s,
@@ -183,6 +195,15 @@ def _print_status(cell: Cell, *, as_json: bool) -> bool:
                 "directory": str(cell.directory),
                 "break_policy": cell.break_policy,
                 "addresses": addresses,
+                "servers": [
+                    {
+                        "file_server": server.file_server,
+                        "vol_server": server.vol_server,
+                        "fssync": server.fssync,
+                        "partitions": [str(path) for path in server.partitions],
+                    }
+                    for server in cell.servers
+                ],
                 "daemons": records,
             }
         )

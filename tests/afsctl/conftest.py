@@ -90,7 +90,7 @@ async def _serve(
     file_server = FakeFileServer(volume)  # type: ignore[abstract]
     vol_server = FakeVolServer()  # type: ignore[abstract]
     vldb = FakeVolumeLocation("home.kim", address)  # type: ignore[abstract]
-    cell = FakeCell(address, volume, file_server, vol_server, FakeFSSync())
+    cell = FakeCell(address, volume, file_server, vol_server, FakeFSSync())  # type: ignore[abstract]
     server.add(
         file_server_pb2_grpc.add_FileServerServicer_to_server, cell.file_server, "afs.v1.FileServer"
     )

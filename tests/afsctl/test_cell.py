@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from afsctl.cell import Cell, CellError, Settings
+from afsctl.cell import Cell, CellError, Ports, Settings
+from afsctl.cell_plan import MAX_SERVERS, CellPlan
 from afsctl.health import Health, check_health
 from afsctl.process import ProcessIdentity, ProcessState
 
@@ -32,10 +33,17 @@ def start(tmp_path: Path) -> Iterator[StartCell]:
     cells: list[Cell] = []
 
     def start_cell(
-        clients: int = 1, *, settings: Settings | None = None, dies_with_owner: bool = True
+        clients: int = 1,
+        *,
+        servers: int = 1,
+        partitions: int = 1,
+        settings: Settings | None = None,
+        dies_with_owner: bool = True,
     ) -> Cell:
         cell = Cell.start(
             tmp_path,
+            servers=servers,
+            partitions=partitions,
             clients=clients,
             settings=settings,
             dies_with_owner=dies_with_owner,
@@ -112,6 +120,87 @@ def test_daemons_get_their_settings_as_flags(start: StartCell, tmp_path: Path) -
     assert f"--partitions {tmp_path / 'vicepa'}" in afsd
     assert "--cache-limit-bytes 1" in (tmp_path / "log/clientd-0.log").read_text()
     assert "--cache-limit-bytes 2" in (tmp_path / "log/clientd-1.log").read_text()
+
+
+def test_cell_of_several_servers(start: StartCell, tmp_path: Path) -> None:
+    """Each server has daemons, addresses and partitions of its own; the first has the VLDB."""
+    cell = start(
+        servers=3,
+        partitions=2,
+        settings={"afsd": {"max_promises": 7}, "afsd-1": {"worker_tick_s": 3}},
+    )
+    assert [daemon.name for daemon in cell.daemons] == [
+        *("afsd", "volserverd", "afsd-1", "volserverd-1", "afsd-2", "volserverd-2", "clientd-0")
+    ]
+    assert (cell.afsd, cell.volserverd) == (cell.servers[0].afsd, cell.servers[0].volserverd)
+    assert (cell.file_server, cell.fssync) == (cell.servers[0].file_server, cell.servers[0].fssync)
+    first, second, third = cell.servers
+    assert first.partitions == (tmp_path / "vicepa", tmp_path / "vicepb")
+    assert second.partitions == (tmp_path / "server-1/vicepa", tmp_path / "server-1/vicepb")
+    assert all(path.is_dir() for server in cell.servers for path in server.partitions)
+    assert len({*(s.fssync for s in cell.servers), *(s.vol_server for s in cell.servers)}) == 6
+    flags = [(tmp_path / f"log/volserverd{n}.log").read_text() for n in ("", "-1", "-2")]
+    assert f"--location-listen {cell.location}" in flags[0]
+    assert all(f"--location {cell.location}\n" in text for text in flags[1:])
+    assert f"--fssync {third.fssync}" in flags[2]
+    assert f"--file-server {third.file_server}" in flags[2]
+    assert f"--partitions {third.partitions[0]} --partitions {third.partitions[1]}" in flags[2]
+    assert "--max-promises 7" in (tmp_path / "log/afsd-2.log").read_text()
+    assert "--worker-tick-s 3" in (tmp_path / "log/afsd-1.log").read_text()
+
+    found = Cell.find(tmp_path)
+    assert found is not None
+    assert [server.vol_server for server in found.servers] == [
+        server.vol_server for server in cell.servers
+    ]
+    assert found.servers[1].partitions == second.partitions
+    second.afsd.kill9()
+    assert found.servers[1].afsd.state() is ProcessState.GONE
+    running = processes(cell)
+    assert cell.stop() == []
+    assert not any(process.is_alive() for process in running)
+
+
+def test_default_ports_of_servers_are_apart(tmp_path: Path) -> None:
+    """The documented numbers; none twice, however many servers and clients."""
+    plan = CellPlan(
+        tmp_path,
+        servers=MAX_SERVERS,
+        partitions=1,
+        clients=1000,
+        ports=Ports.DEFAULT,
+        settings={},
+        programs={},
+    )
+    assert plan.servers[0].file_server == "127.0.0.1:7000"
+    assert plan.servers[0].vol_server == "127.0.0.1:7005"
+    assert plan.servers[1].file_server == "127.0.0.1:9010"
+    assert plan.servers[2].vol_server == "127.0.0.1:9025"
+    taken = [plan.addresses.location, *plan.addresses.clients]
+    taken += [address for one in plan.servers for address in (one.file_server, one.vol_server)]
+    assert len(set(taken)) == 1 + 1000 + 2 * MAX_SERVERS
+
+
+def test_cell_file_of_a_single_server_version_is_read(start: StartCell, tmp_path: Path) -> None:
+    """A cell.json that knows nothing of servers is that of a cell of one server."""
+    cell = start()
+    document = json.loads((tmp_path / "cell.json").read_text())
+    del document["servers"]
+    (tmp_path / "cell.json").write_text(json.dumps(document))
+    found = Cell.find(tmp_path)
+    assert found is not None
+    (server,) = found.servers
+    assert (server.vol_server, server.fssync) == (cell.vol_server, cell.fssync)
+    assert server.partitions == (cell.partition,)
+
+
+@pytest.mark.parametrize(("servers", "partitions"), [(0, 1), (1, 0), (1, 27), (MAX_SERVERS + 1, 1)])
+def test_numbers_that_make_no_cell_are_refused(
+    start: StartCell, servers: int, partitions: int
+) -> None:
+    """One clear line names what a cell can have."""
+    with pytest.raises(CellError, match="a cell has 1 to"):
+        start(servers=servers, partitions=partitions)
 
 
 def test_second_cell_in_the_same_directory_is_refused(start: StartCell, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from afs.errors import AfsCode, AfsError
-from afsctl.cell_state import CellAddresses, CellState, DaemonRecord, save_state
+from afsctl.cell_state import CellAddresses, CellState, DaemonRecord, ServerRecord, save_state
 from afsctl.daemon import DaemonPlan
 from afsctl.process import ProcessIdentity
 from tests.afsctl.conftest import Afsctl, FakeCell
@@ -37,6 +37,7 @@ def cell_state(address: str, process: ProcessIdentity) -> CellState:
         addresses=CellAddresses(address, address, address, address, ()),
         break_policy="later",
         dies_with_owner=False,
+        servers=(ServerRecord(address, address, address, Path("/"), ()),),
         daemons=tuple(
             DaemonRecord(DaemonPlan(name, ("/bin/true",), address, Path("/dev/null")), process)
             for name in ("afsd", "volserverd")

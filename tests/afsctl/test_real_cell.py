@@ -114,6 +114,32 @@ def test_life_of_a_cell(afsctl: Afsctl, cell_dir: Path, tmp_path: Path) -> None:
     assert afsctl("cell", "status").status == 1
 
 
+def test_cell_of_two_servers_serves_volumes_of_both(afsctl: Afsctl, cell_dir: Path) -> None:
+    """Both servers' volumes are in the one location database, and each is found at its server."""
+    up = ("cell", "up", "--servers", "2", "--partitions", "2", "--clients", "1")
+    ended = afsctl(*up, "--ports", "free", "--json")
+    assert ended.status == 0, ended.err
+    status = json.loads(ended.out)
+    assert [daemon["health"] for daemon in status["daemons"]] == ["serving"] * 5
+    second = status["servers"][1]
+    assert [Path(path).name for path in second["partitions"]] == ["vicepa", "vicepb"]
+    assert "afsd-1" in afsctl("cell", "status").out
+
+    assert afsctl("vos", "create", "here").status == 0
+    ended = afsctl(
+        "vos", "create", "there", "--vol-server", second["vol_server"], "--partition", "vicepb"
+    )
+    assert ended.status == 0, ended.err
+    entries = json.loads(afsctl("vos", "listvldb", "--json").out)
+    assert {entry["name"]: entry["sites"][0]["file_server"] for entry in entries} == {
+        "here": status["servers"][0]["file_server"],
+        "there": second["file_server"],
+    }
+    for volume in ("here", "there"):
+        assert afsctl("fs", "mkdir", f"/{volume}/made").status == 0
+        assert afsctl("fs", "ls", f"/{volume}").out == "made/\n"
+
+
 def test_foreground_cell_ends_with_ctrl_c(cell_dir: Path) -> None:
     """A foreground cell stops in order on Ctrl-C, with exit status 0 and no process left."""
     with subprocess.Popen(
