@@ -74,6 +74,7 @@ class VolumeDetail(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     IN_TRANSIT_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.int
     name: _builtins.str
     type: _types_pb2.VolumeType.ValueType
@@ -94,6 +95,8 @@ class VolumeDetail(_message.Message):
     """Half of a move that has not ended: which half lives is what the location database says."""
     incarnation: _builtins.str
     """A random text fixed when the volume was created; its copies by move and release have the same."""
+    holders: _builtins.int
+    """Clients that hold promises on it."""
     def __init__(
         self,
         *,
@@ -114,10 +117,11 @@ class VolumeDetail(_message.Message):
         detail: _builtins.str = ...,
         in_transit: _builtins.bool = ...,
         incarnation: _builtins.str = ...,
+        holders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_id", b"backup_id", "change_counter", b"change_counter", "cloned_ns", b"cloned_ns", "created_ns", b"created_ns", "detail", b"detail", "file_count", b"file_count", "in_transit", b"in_transit", "incarnation", b"incarnation", "max_quota_kib", b"max_quota_kib", "name", b"name", "partition", b"partition", "read_write_id", b"read_write_id", "state", b"state", "type", b"type", "updated_ns", b"updated_ns", "used_kib", b"used_kib", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_id", b"backup_id", "change_counter", b"change_counter", "cloned_ns", b"cloned_ns", "created_ns", b"created_ns", "detail", b"detail", "file_count", b"file_count", "holders", b"holders", "in_transit", b"in_transit", "incarnation", b"incarnation", "max_quota_kib", b"max_quota_kib", "name", b"name", "partition", b"partition", "read_write_id", b"read_write_id", "state", b"state", "type", b"type", "updated_ns", b"updated_ns", "used_kib", b"used_kib", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -629,7 +633,48 @@ class ClientNotTold(_message.Message):
 Global___ClientNotTold: _TypeAlias = ClientNotTold  # noqa: Y015
 
 @_typing.final
+class WatchToldRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchToldRequest: _TypeAlias = WatchToldRequest  # noqa: Y015
+
+@_typing.final
+class WatchToldResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOT_TOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def not_told(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientNotTold]: ...
+    def __init__(
+        self,
+        *,
+        not_told: _abc.Iterable[Global___ClientNotTold] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_told", b"not_told"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchToldResponse: _TypeAlias = WatchToldResponse  # noqa: Y015
+
+@_typing.final
 class AddSiteRequest(_message.Message):
+    """A place for a read-only copy; a release puts it there."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_FIELD_NUMBER: _builtins.int
@@ -637,7 +682,9 @@ class AddSiteRequest(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     server: _builtins.str
+    """host:port of the volserver; empty: the one that is asked."""
     partition: _builtins.str
+    """Empty: its first one."""
     def __init__(
         self,
         *,
@@ -657,12 +704,17 @@ Global___AddSiteRequest: _TypeAlias = AddSiteRequest  # noqa: Y015
 class AddSiteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ENTRY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entry(self) -> Global___VolumeEntry: ...
     def __init__(
         self,
+        *,
+        entry: Global___VolumeEntry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,24 +722,36 @@ Global___AddSiteResponse: _TypeAlias = AddSiteResponse  # noqa: Y015
 
 @_typing.final
 class RemoveSiteRequest(_message.Message):
+    """The read-only copy there is deleted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_FIELD_NUMBER: _builtins.int
     SERVER_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    PASSED_ON_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     server: _builtins.str
+    """host:port of the volserver or of the fileserver; empty: the one that is asked."""
     partition: _builtins.str
+    """Empty: any."""
+    force: _builtins.bool
+    """Also if that volserver does not answer: then a copy that it has stays behind."""
+    passed_on: _builtins.bool
+    """Set by the volserver that was asked first, for the one whose site it is."""
     def __init__(
         self,
         *,
         volume: _builtins.str = ...,
         server: _builtins.str = ...,
         partition: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        passed_on: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition", "server", b"server", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "partition", b"partition", "passed_on", b"passed_on", "server", b"server", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,12 +761,23 @@ Global___RemoveSiteRequest: _TypeAlias = RemoveSiteRequest  # noqa: Y015
 class RemoveSiteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ENTRY_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    detail: _builtins.str
+    """One line on what was left behind, if anything."""
+    @_builtins.property
+    def entry(self) -> Global___VolumeEntry:
+        """None if nothing is left of the volume."""
+
     def __init__(
         self,
+        *,
+        entry: Global___VolumeEntry | None = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "entry", b"entry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1059,16 +1134,23 @@ class ListPartitionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    FILE_SERVER_FIELD_NUMBER: _builtins.int
+    VOL_SERVER_FIELD_NUMBER: _builtins.int
+    file_server: _builtins.str
+    """How location entries name this server: host:port of its fileserver and of its volserver."""
+    vol_server: _builtins.str
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionInfo]: ...
     def __init__(
         self,
         *,
         partitions: _abc.Iterable[Global___PartitionInfo] | None = ...,
+        file_server: _builtins.str = ...,
+        vol_server: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_server", b"file_server", "partitions", b"partitions", "vol_server", b"vol_server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1214,17 +1296,21 @@ class RenameVolumeRequest(_message.Message):
 
     VOLUME_FIELD_NUMBER: _builtins.int
     NEW_NAME_FIELD_NUMBER: _builtins.int
+    COPIES_ONLY_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     new_name: _builtins.str
+    copies_only: _builtins.bool
+    """Set by the volserver that renames, for those of other sites: the entry has the new name already."""
     def __init__(
         self,
         *,
         volume: _builtins.str = ...,
         new_name: _builtins.str = ...,
+        copies_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_name", b"new_name", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies_only", b"copies_only", "new_name", b"new_name", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1235,16 +1321,22 @@ class RenameVolumeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: _builtins.int
+    NOT_RENAMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entry(self) -> Global___VolumeEntry: ...
+    @_builtins.property
+    def not_renamed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One line for each copy that keeps the old name until the next release."""
+
     def __init__(
         self,
         *,
         entry: Global___VolumeEntry | None = ...,
+        not_renamed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "not_renamed", b"not_renamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

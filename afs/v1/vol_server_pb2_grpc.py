@@ -134,6 +134,11 @@ class VolServerStub:
                 request_serializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeResponse.FromString,
                 _registered_method=True)
+        self.WatchTold = channel.unary_stream(
+                '/afs.v1.VolServer/WatchTold',
+                request_serializer=afs_dot_v1_dot_vol__server__pb2.WatchToldRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_vol__server__pb2.WatchToldResponse.FromString,
+                _registered_method=True)
         self.Salvage = channel.unary_stream(
                 '/afs.v1.VolServer/Salvage',
                 request_serializer=afs_dot_v1_dot_vol__server__pb2.SalvageRequest.SerializeToString,
@@ -271,6 +276,14 @@ class VolServerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTold(self, request, context):
+        """Who may still trust a state of a volume here that is no more: an answer at once, one whenever that changes, and the
+        end when it is nobody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Salvage(self, request, context):
         """Checks a volume and repairs what can be; out of service meanwhile. Findings first, the summary last.
         """
@@ -387,6 +400,11 @@ def add_VolServerServicer_to_server(servicer, server):
                     servicer.RenameVolume,
                     request_deserializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeRequest.FromString,
                     response_serializer=afs_dot_v1_dot_vol__server__pb2.RenameVolumeResponse.SerializeToString,
+            ),
+            'WatchTold': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTold,
+                    request_deserializer=afs_dot_v1_dot_vol__server__pb2.WatchToldRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_vol__server__pb2.WatchToldResponse.SerializeToString,
             ),
             'Salvage': grpc.unary_stream_rpc_method_handler(
                     servicer.Salvage,
@@ -939,6 +957,33 @@ class VolServer:
             '/afs.v1.VolServer/RenameVolume',
             afs_dot_v1_dot_vol__server__pb2.RenameVolumeRequest.SerializeToString,
             afs_dot_v1_dot_vol__server__pb2.RenameVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/afs.v1.VolServer/WatchTold',
+            afs_dot_v1_dot_vol__server__pb2.WatchToldRequest.SerializeToString,
+            afs_dot_v1_dot_vol__server__pb2.WatchToldResponse.FromString,
             options,
             channel_credentials,
             insecure,

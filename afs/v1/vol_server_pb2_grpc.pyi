@@ -53,6 +53,10 @@ class VolServerStub:
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_vol_server_pb2.ListTransactionsRequest, _vol_server_pb2.ListTransactionsResponse]
     EndTransaction: _grpc.UnaryUnaryMultiCallable[_vol_server_pb2.EndTransactionRequest, _vol_server_pb2.EndTransactionResponse]
     RenameVolume: _grpc.UnaryUnaryMultiCallable[_vol_server_pb2.RenameVolumeRequest, _vol_server_pb2.RenameVolumeResponse]
+    WatchTold: _grpc.UnaryStreamMultiCallable[_vol_server_pb2.WatchToldRequest, _vol_server_pb2.WatchToldResponse]
+    """Who may still trust a state of a volume here that is no more: an answer at once, one whenever that changes, and the
+    end when it is nobody.
+    """
     Salvage: _grpc.UnaryStreamMultiCallable[_vol_server_pb2.SalvageRequest, _vol_server_pb2.SalvageResponse]
     """Checks a volume and repairs what can be; out of service meanwhile. Findings first, the summary last."""
     Verify: _grpc.UnaryStreamMultiCallable[_vol_server_pb2.VerifyRequest, _vol_server_pb2.VerifyResponse]
@@ -83,6 +87,10 @@ class VolServerAsyncStub(VolServerStub):
     ListTransactions: _aio.UnaryUnaryMultiCallable[_vol_server_pb2.ListTransactionsRequest, _vol_server_pb2.ListTransactionsResponse]  # type: ignore[assignment]
     EndTransaction: _aio.UnaryUnaryMultiCallable[_vol_server_pb2.EndTransactionRequest, _vol_server_pb2.EndTransactionResponse]  # type: ignore[assignment]
     RenameVolume: _aio.UnaryUnaryMultiCallable[_vol_server_pb2.RenameVolumeRequest, _vol_server_pb2.RenameVolumeResponse]  # type: ignore[assignment]
+    WatchTold: _aio.UnaryStreamMultiCallable[_vol_server_pb2.WatchToldRequest, _vol_server_pb2.WatchToldResponse]  # type: ignore[assignment]
+    """Who may still trust a state of a volume here that is no more: an answer at once, one whenever that changes, and the
+    end when it is nobody.
+    """
     Salvage: _aio.UnaryStreamMultiCallable[_vol_server_pb2.SalvageRequest, _vol_server_pb2.SalvageResponse]  # type: ignore[assignment]
     """Checks a volume and repairs what can be; out of service meanwhile. Findings first, the summary last."""
     Verify: _aio.UnaryStreamMultiCallable[_vol_server_pb2.VerifyRequest, _vol_server_pb2.VerifyResponse]  # type: ignore[assignment]
@@ -230,6 +238,16 @@ class VolServerServicer(metaclass=_abc_1.ABCMeta):
         request: _vol_server_pb2.RenameVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vol_server_pb2.RenameVolumeResponse, _abc.Awaitable[_vol_server_pb2.RenameVolumeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchTold(
+        self,
+        request: _vol_server_pb2.WatchToldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vol_server_pb2.WatchToldResponse], _abc.AsyncIterator[_vol_server_pb2.WatchToldResponse]]:
+        """Who may still trust a state of a volume here that is no more: an answer at once, one whenever that changes, and the
+        end when it is nobody.
+        """
 
     @_abc_1.abstractmethod
     def Salvage(
