@@ -41,7 +41,7 @@ class VolserverDaemon:
     """A running volserver.
 
     Attributes:
-        addresses: where VolServer is served, with real ports.
+        addresses: where VolServer is served, with real ports; empty if locations alone are.
         location_addresses: where VolumeLocation is served; empty if another's is used.
         operations: what is running.
         checkouts: the volumes we have taken.
@@ -82,6 +82,22 @@ class VolserverDaemon:
 
     async def _start(self) -> None:
         config, later = self._config, self._resources.push_async_callback
+        if config.location_only:
+            later((await self._open_locations()).close)
+        else:
+            await self._start_vol_server()
+        # Stopped before anything that they work with.
+        later(self._drain)
+        await asyncio.gather(*(each.start() for each in self._servers))
+        _log.info(
+            "volserver.started",
+            addresses=self.addresses,
+            location=self.location_addresses or config.location,
+            program=self.fssync.program,
+        )
+
+    async def _start_vol_server(self) -> None:
+        config, later = self._config, self._resources.push_async_callback
         server = self._new_server()
         self.addresses = await server.listen(config.listen)
         disk = await Disk.open(config.partitions)
@@ -103,15 +119,6 @@ class VolserverDaemon:
         servicer = VolServerServicer(services, self.fssync, self.operations, recovery)
         server.add(vol_server_pb2_grpc.add_VolServerServicer_to_server, servicer, VOL_SERVER)
         recovery.start()
-        # Stopped before anything that they work with.
-        later(self._drain)
-        await asyncio.gather(*(each.start() for each in self._servers))
-        _log.info(
-            "volserver.started",
-            addresses=self.addresses,
-            location=self.location_addresses or config.location,
-            program=self.fssync.program,
-        )
 
     def _new_server(self) -> DaemonServer:
         server = DaemonServer()

@@ -31,6 +31,10 @@ class VolserverdConfig(DaemonConfig):
         None,
         description="host:port of another volserver's VolumeLocation, used instead of our own",
     )
+    location_only: bool = Field(
+        False,
+        description="serve VolumeLocation alone: no VolServer, no partitions, no fileserver",
+    )
     vldb: Path = Field(
         Path("var/vldb.sqlite3"), description="file of our own volume location database"
     )
@@ -83,6 +87,15 @@ class VolserverdConfig(DaemonConfig):
                 raise ValueError(
                     f"partitions: {count} are named {name!r}: expected different names"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _has_something_to_serve(self) -> Self:
+        """One that serves locations alone needs its own."""
+        if self.location_only and self.location is not None:
+            raise ValueError(
+                f"location: {self.location!r}: expected none, since location_only serves our own"
+            )
         return self
 
     @property

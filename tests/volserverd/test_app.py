@@ -6,16 +6,20 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from afs.errors import AfsCode
 from afs.types import VolumeType
+from afs.v1 import volume_location_pb2, volume_location_pb2_grpc
 from afs.volume.partition import Partition
 from tests.volserverd.fake_fssync import ONLINE, FakeVolume, fake_fileserver
 from tests.volserverd.running import refused, volserver
+from volserverd.app import VolserverDaemon
+from volserverd.config import VolserverdConfig
 from volserverd.fssync_client import program_name
 from volserverd.vldb.names import FIRST_VOLUME_ID
 
@@ -168,3 +172,34 @@ def test_a_long_run_directory_still_gives_a_name() -> None:
     long = "/" + "ä" * 300
     assert len(program_name(long + "/one").encode()) < 255
     assert program_name(long + "/one") != program_name(long + "/two")
+
+
+async def test_locations_alone_need_neither_partition_nor_fileserver(tmp_path: Path) -> None:
+    """A volserver with `location_only` serves VolumeLocation and says that it is healthy."""
+    config = VolserverdConfig(
+        run_dir=tmp_path / "run",
+        location_listen=["127.0.0.1:0"],
+        location_only=True,
+        vldb=tmp_path / "vldb.sqlite3",
+    )
+    daemon = await VolserverDaemon.start(config)
+    try:
+        assert daemon.addresses == []
+        async with grpc.aio.insecure_channel(daemon.location_addresses[0]) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            request = health_pb2.HealthCheckRequest(service="afs.v1.VolumeLocation")
+            assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+            locations: Any = volume_location_pb2_grpc.VolumeLocationStub(channel)
+            answer = await locations.ListEntries(volume_location_pb2.ListEntriesRequest())
+            assert not answer.entries
+    finally:
+        await daemon.stop()
+    assert not list(tmp_path.glob("vicepa*"))
+
+
+async def test_locations_alone_cannot_be_those_of_another() -> None:
+    """`location_only` with `location` is refused in one line."""
+    ended = await run("--location-only", "true", "--location", "127.0.0.1:7003")
+    assert ended.status == 2
+    assert "location" in ended.errors
+    assert len(ended.errors.splitlines()) == 1
