@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from afs.v1 import types_pb2 as afs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x61\x66s/v1/dump.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\xd3\x01\n\nDumpHeader\x12\x11\n\tvolume_id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12 \n\x04type\x18\x03 \x01(\x0e\x32\x12.afs.v1.VolumeType\x12\x11\n\tdumped_ns\x18\x04 \x01(\x03\x12\x16\n\x0e\x63hange_counter\x18\x05 \x01(\x04\x12\x15\n\rmax_quota_kib\x18\x06 \x01(\x04\x12\x12\n\nnext_vnode\x18\x07 \x01(\r\x12\x17\n\x0fnext_uniquifier\x18\x08 \x01(\r\x12\x13\n\x0bvnode_count\x18\t \x01(\x04\"\xab\x01\n\tDumpVnode\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.afs.v1.FileStatus\x12\x16\n\x0esymlink_target\x18\x02 \x01(\t\x12\'\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x16.afs.v1.DirectoryEntry\x12\x13\n\x0binline_data\x18\x04 \x01(\x0c\x12$\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\x14.afs.v1.DumpChunkRef\"<\n\x0c\x44umpChunkRef\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\r\"\x19\n\tDumpChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"G\n\x0b\x44umpTrailer\x12\x13\n\x0bvnode_count\x18\x01 \x01(\x04\x12\x13\n\x0b\x63hunk_count\x18\x02 \x01(\x04\x12\x0e\n\x06\x62lake3\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x61\x66s/v1/dump.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\xab\x03\n\nDumpHeader\x12\x11\n\tvolume_id\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12 \n\x04type\x18\x03 \x01(\x0e\x32\x12.afs.v1.VolumeType\x12\x11\n\tdumped_ns\x18\x04 \x01(\x03\x12\x16\n\x0e\x63hange_counter\x18\x05 \x01(\x04\x12\x15\n\rmax_quota_kib\x18\x06 \x01(\x04\x12\x12\n\nnext_vnode\x18\x07 \x01(\r\x12\x17\n\x0fnext_uniquifier\x18\x08 \x01(\r\x12\x13\n\x0bvnode_count\x18\t \x01(\x04\x12\x15\n\rread_write_id\x18\n \x01(\r\x12\x13\n\x0bincarnation\x18\x0b \x01(\t\x12\r\n\x05since\x18\x0c \x01(\x04\x12\x16\n\x0ewithout_chunks\x18\r \x01(\x08\x12\x18\n\x10max_data_version\x18\x0e \x01(\x04\x12\x11\n\tbackup_id\x18\x0f \x01(\r\x12\x12\n\ncreated_ns\x18\x10 \x01(\x03\x12\x12\n\nupdated_ns\x18\x11 \x01(\x03\x12\x17\n\x0foffline_message\x18\x12 \x01(\t\x12\x15\n\rleave_offline\x18\x13 \x01(\x08\"\xbc\x01\n\tDumpVnode\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.afs.v1.FileStatus\x12\x16\n\x0esymlink_target\x18\x02 \x01(\t\x12\'\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x16.afs.v1.DirectoryEntry\x12\x13\n\x0binline_data\x18\x04 \x01(\x0c\x12$\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\x14.afs.v1.DumpChunkRef\x12\x0f\n\x07\x63hanged\x18\x06 \x01(\x04\"2\n\x0b\x44umpPresent\x12\x13\n\x0b\x64irectories\x18\x01 \x03(\r\x12\x0e\n\x06others\x18\x02 \x03(\r\"<\n\x0c\x44umpChunkRef\x12\x10\n\x08position\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\r\"\x19\n\tDumpChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"G\n\x0b\x44umpTrailer\x12\x13\n\x0bvnode_count\x18\x01 \x01(\x04\x12\x13\n\x0b\x63hunk_count\x18\x02 \x01(\x04\x12\x0e\n\x06\x62lake3\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'afs.v1.dump_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DUMPHEADER']._serialized_start=50
-  _globals['_DUMPHEADER']._serialized_end=261
-  _globals['_DUMPVNODE']._serialized_start=264
-  _globals['_DUMPVNODE']._serialized_end=435
-  _globals['_DUMPCHUNKREF']._serialized_start=437
-  _globals['_DUMPCHUNKREF']._serialized_end=497
-  _globals['_DUMPCHUNK']._serialized_start=499
-  _globals['_DUMPCHUNK']._serialized_end=524
-  _globals['_DUMPTRAILER']._serialized_start=526
-  _globals['_DUMPTRAILER']._serialized_end=597
+  _globals['_DUMPHEADER']._serialized_end=477
+  _globals['_DUMPVNODE']._serialized_start=480
+  _globals['_DUMPVNODE']._serialized_end=668
+  _globals['_DUMPPRESENT']._serialized_start=670
+  _globals['_DUMPPRESENT']._serialized_end=720
+  _globals['_DUMPCHUNKREF']._serialized_start=722
+  _globals['_DUMPCHUNKREF']._serialized_end=782
+  _globals['_DUMPCHUNK']._serialized_start=784
+  _globals['_DUMPCHUNK']._serialized_end=809
+  _globals['_DUMPTRAILER']._serialized_start=811
+  _globals['_DUMPTRAILER']._serialized_end=882
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,16 @@ class DumpHeader(_message.Message):
     NEXT_VNODE_FIELD_NUMBER: _builtins.int
     NEXT_UNIQUIFIER_FIELD_NUMBER: _builtins.int
     VNODE_COUNT_FIELD_NUMBER: _builtins.int
+    READ_WRITE_ID_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    WITHOUT_CHUNKS_FIELD_NUMBER: _builtins.int
+    MAX_DATA_VERSION_FIELD_NUMBER: _builtins.int
+    BACKUP_ID_FIELD_NUMBER: _builtins.int
+    CREATED_NS_FIELD_NUMBER: _builtins.int
+    UPDATED_NS_FIELD_NUMBER: _builtins.int
+    OFFLINE_MESSAGE_FIELD_NUMBER: _builtins.int
+    LEAVE_OFFLINE_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.int
     name: _builtins.str
     type: _types_pb2.VolumeType.ValueType
@@ -41,6 +51,20 @@ class DumpHeader(_message.Message):
     next_vnode: _builtins.int
     next_uniquifier: _builtins.int
     vnode_count: _builtins.int
+    """Vnodes of the volume; in an incremental dump not all of them follow."""
+    read_write_id: _builtins.int
+    incarnation: _builtins.str
+    since: _builtins.int
+    """Above 0: incremental, with only the vnodes that changed after this change counter of the same incarnation."""
+    without_chunks: _builtins.bool
+    """The chunks are not in the dump: whoever takes it asks for those that he lacks."""
+    max_data_version: _builtins.int
+    """The largest DataVersion that any vnode ever had."""
+    backup_id: _builtins.int
+    created_ns: _builtins.int
+    updated_ns: _builtins.int
+    offline_message: _builtins.str
+    leave_offline: _builtins.bool
     def __init__(
         self,
         *,
@@ -53,10 +77,20 @@ class DumpHeader(_message.Message):
         next_vnode: _builtins.int = ...,
         next_uniquifier: _builtins.int = ...,
         vnode_count: _builtins.int = ...,
+        read_write_id: _builtins.int = ...,
+        incarnation: _builtins.str = ...,
+        since: _builtins.int = ...,
+        without_chunks: _builtins.bool = ...,
+        max_data_version: _builtins.int = ...,
+        backup_id: _builtins.int = ...,
+        created_ns: _builtins.int = ...,
+        updated_ns: _builtins.int = ...,
+        offline_message: _builtins.str = ...,
+        leave_offline: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_counter", b"change_counter", "dumped_ns", b"dumped_ns", "max_quota_kib", b"max_quota_kib", "name", b"name", "next_uniquifier", b"next_uniquifier", "next_vnode", b"next_vnode", "type", b"type", "vnode_count", b"vnode_count", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_id", b"backup_id", "change_counter", b"change_counter", "created_ns", b"created_ns", "dumped_ns", b"dumped_ns", "incarnation", b"incarnation", "leave_offline", b"leave_offline", "max_data_version", b"max_data_version", "max_quota_kib", b"max_quota_kib", "name", b"name", "next_uniquifier", b"next_uniquifier", "next_vnode", b"next_vnode", "offline_message", b"offline_message", "read_write_id", b"read_write_id", "since", b"since", "type", b"type", "updated_ns", b"updated_ns", "vnode_count", b"vnode_count", "volume_id", b"volume_id", "without_chunks", b"without_chunks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -73,9 +107,12 @@ class DumpVnode(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     INLINE_DATA_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
     symlink_target: _builtins.str
     inline_data: _builtins.bytes
     """Small files: the data itself. Larger ones: their chunks in order; what no chunk covers is zero."""
+    changed: _builtins.int
+    """The change counter at which the vnode was last changed; 0 (from an older laterfs): that of the header."""
     @_builtins.property
     def status(self) -> _types_pb2.FileStatus: ...
     @_builtins.property
@@ -90,14 +127,44 @@ class DumpVnode(_message.Message):
         entries: _abc.Iterable[_types_pb2.DirectoryEntry] | None = ...,
         inline_data: _builtins.bytes = ...,
         chunks: _abc.Iterable[Global___DumpChunkRef] | None = ...,
+        changed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "entries", b"entries", "inline_data", b"inline_data", "status", b"status", "symlink_target", b"symlink_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "chunks", b"chunks", "entries", b"entries", "inline_data", b"inline_data", "status", b"status", "symlink_target", b"symlink_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DumpVnode: _TypeAlias = DumpVnode  # noqa: Y015
+
+@_typing.final
+class DumpPresent(_message.Message):
+    """Which vnodes exist, after those of an incremental dump: so that the others can be told to be gone. Each list counts
+    through vnode numbers, directories 1, 3, 5, …, all else 2, 4, 6, …: alternately how many do not exist and how many do.
+    Long lists go on in further messages.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTORIES_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        directories: _abc.Iterable[_builtins.int] | None = ...,
+        others: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories", b"directories", "others", b"others"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpPresent: _TypeAlias = DumpPresent  # noqa: Y015
 
 @_typing.final
 class DumpChunkRef(_message.Message):
