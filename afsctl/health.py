@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket
+import sys
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+# A probe that waits longer than this has its answer.
+PROBE_TIMEOUT_S: Final = 3.0
 
 
 class Health(StrEnum):
@@ -55,3 +60,17 @@ def _listens(address: str, timeout_s: float) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def main() -> int:
+    """`python -m afsctl.health ADDRESS`, for probes: 0 if the daemon there serves, else 1."""
+    if len(sys.argv) != 2:
+        print("usage: python -m afsctl.health ADDRESS", file=sys.stderr)
+        return 2
+    health = check_health(sys.argv[1], PROBE_TIMEOUT_S)
+    print(health.value)
+    return 0 if health is Health.SERVING else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
