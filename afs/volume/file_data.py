@@ -164,10 +164,11 @@ def merged(base: bytes, start: int, data: bytes) -> bytes:
 
 def _prefix(view: FileView, length: int) -> bytes:
     """The first `length` bytes of a file (at most INLINE_MAX_BYTES), fewer if it is shorter."""
+    if not length:
+        # Nothing of it is needed, so it does not matter if it is lost.
+        return b""
     if is_inline(view.length):
         return view.inline()[:length]
-    if not length:
-        return b""
     ref = view.chunk(0)
     return view.read_chunk(ref)[:length] if ref else b""
 

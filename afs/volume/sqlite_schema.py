@@ -120,6 +120,11 @@ def create_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def create_schema(connection: sqlite3.Connection) -> None:
+    """Gives an empty database our tables and indexes."""
+    connection.executescript(_SCHEMA)
+
+
 def checkpoint(connection: sqlite3.Connection) -> bool:
     """Moves all of the WAL into the database and empties it; waits for readers.
 
@@ -133,7 +138,7 @@ def check_schema(connection: sqlite3.Connection) -> None:
     """EIO unless the database has exactly the tables and indexes we give it."""
     query = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
     with contextlib.closing(sqlite3.connect(":memory:")) as model:
-        model.executescript(_SCHEMA)
+        create_schema(model)
         expected = model.execute(query).fetchall()
     if connection.execute(query).fetchall() != expected:
         raise damaged("sqlite_master", "the schema")

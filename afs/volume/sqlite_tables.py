@@ -17,6 +17,7 @@ from afs.types import ChangeMark, DirectoryEntry, Fid, Vnode, VnodeType, VolumeH
 from afs.volume.change_set import NO_ORIGIN, ChangeSet, Origin, VolumeState
 from afs.volume.checksum import checksum
 from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
+from afs.volume.lost_data import is_marked_lost
 from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, damaged
 
 _VNODE_MARKS: Final = ", ".join("?" * 15)
@@ -27,7 +28,7 @@ _COLUMNS_1: Final = len(HEADER_FIELDS) - 1 + len(COUNTERS)
 
 
 def _select(
-    connection: sqlite3.Connection, query: str, parameters: tuple[object, ...]
+    connection: sqlite3.Connection, query: str, parameters: tuple[object, ...] | dict[str, object]
 ) -> contextlib.closing[sqlite3.Cursor]:
     """Rows that are let go of when the block ends, however it does.
 
@@ -77,6 +78,40 @@ def read_vnodes(connection: sqlite3.Connection, volume_id: int) -> Iterator[Vnod
     with _select(connection, "SELECT * FROM vnodes ORDER BY vnode", ()) as rows:
         for row in rows:
             yield _vnode(volume_id, row)
+
+
+def read_changed(
+    connection: sqlite3.Connection, volume_id: int, since: int
+) -> Iterator[tuple[Vnode, int]]:
+    """Vnodes changed after a change counter (0: all), by number, each with its own; verified."""
+    query = "SELECT * FROM vnodes ORDER BY vnode"
+    if since:
+        # By the index, and then sorted: what changed is little of a large volume.
+        query = "SELECT * FROM vnodes WHERE changed > :since ORDER BY vnode"
+    with _select(connection, query, {"since": since}) as rows:
+        for row in rows:
+            yield _vnode(volume_id, row), row[-2]
+
+
+def count_changed(connection: sqlite3.Connection, since: int) -> int:
+    """How many vnodes were changed after a change counter."""
+    query = "SELECT count(*) FROM vnodes WHERE changed > ?"
+    count: int = connection.execute(query, (since,)).fetchone()[0]
+    return count
+
+
+def last_change(connection: sqlite3.Connection) -> int:
+    """The change counter at which a vnode was last changed; 0 if there is none."""
+    found: int | None = connection.execute("SELECT max(changed) FROM vnodes").fetchone()[0]
+    return found or 0
+
+
+def read_numbers(connection: sqlite3.Connection, *, parity: int) -> Iterator[int]:
+    """The numbers of all odd (`parity` 1) or even (0) vnodes, ascending."""
+    query = "SELECT vnode FROM vnodes WHERE vnode % 2 = ? ORDER BY vnode"
+    with _select(connection, query, (parity,)) as rows:
+        for row in rows:
+            yield row[0]
 
 
 def read_vnodes_in_slices(
@@ -171,10 +206,10 @@ def read_chunk_refs(
 
 
 def check_each(connection: sqlite3.Connection, table: str) -> None:
-    """EIO unless the checksum of every row of a table fits."""
+    """EIO unless the checksum of every row of a table fits, or tells of data known to be lost."""
     with _select(connection, f"SELECT * FROM {table}", ()) as rows:  # noqa: S608 the name is ours
         for row in rows:
-            if checksum(table, *row[:-1]) != row[-1]:
+            if checksum(table, *row[:-1]) != row[-1] and not is_marked_lost(table, row):
                 raise damaged(table, f"the row of {row[:2]}")
 
 

@@ -16,6 +16,7 @@ from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState, used_kib
 from afs.volume.file_data import ALL_POSITIONS, is_inline
+from afs.volume.lost_data import is_inline_lost
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_schema import damaged
 
@@ -165,12 +166,24 @@ def _check_vnode(connection: sqlite3.Connection, vnode: Vnode, state: VolumeStat
     if vnode.type is VnodeType.DIRECTORY:
         return
     if vnode.type is VnodeType.SYMLINK or is_inline(vnode.length):
-        if len(rows.read_inline(connection, number)) != vnode.length:
-            raise damaged("inline_data", f"vnode {number} has not {vnode.length} bytes")
+        _check_inline(connection, vnode)
         return
     for position, ref in rows.read_chunk_refs(connection, number, 0, ALL_POSITIONS):
         if position * CHUNK_BYTES + ref.size > vnode.length:
             raise damaged("chunks", f"vnode {number}, position {position} reaches beyond its end")
+
+
+def _check_inline(connection: sqlite3.Connection, vnode: Vnode) -> None:
+    """EIO unless the bytes of an inline file or a link are there, or known to be lost."""
+    number = vnode.fid.vnode
+    try:
+        length = len(rows.read_inline(connection, number))
+    except AfsError:
+        if is_inline_lost(connection, number):
+            return
+        raise
+    if length != vnode.length:
+        raise damaged("inline_data", f"vnode {number} has not {vnode.length} bytes")
 
 
 def _damaged(path: Path, detail: str) -> AfsError:
