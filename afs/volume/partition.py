@@ -340,6 +340,10 @@ class Partition:
                 return self._group(int(path.parent.name))
         return self._group(family)
 
+    def group_at(self, folder: Path) -> VolumeGroup:
+        """The group whose folder this is."""
+        return self._group(int(folder.name))
+
     def _is_read_write(self, volume_id: int) -> bool:
         """Whether a volume says that it is read-write; a damaged one says nothing."""
         with contextlib.suppress(AfsError):

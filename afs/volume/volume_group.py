@@ -90,7 +90,7 @@ class VolumeGroup:
         path = self.database(volume_id)
         replaces = path.exists()
         noted = _inherit_garbage(new, path) if replaces else True
-        _settle(new)
+        settle(new)
         if replaces:
             # Should we crash before the renaming, the old one is whole without its WAL.
             _settle_if_possible(path)
@@ -197,7 +197,7 @@ def _inherit_garbage(new: Path, old: Path) -> bool:
         connection.close()
 
 
-def _settle(path: Path) -> None:
+def settle(path: Path) -> None:
     """Moves a database's WAL into it and removes it; durable on return.
 
     Raises:
@@ -214,9 +214,9 @@ def _settle(path: Path) -> None:
 
 
 def _settle_if_possible(path: Path) -> None:
-    """As `_settle`; a damaged database, which is about to go, is left as it is."""
+    """As `settle`; a damaged database, which is about to go, is left as it is."""
     try:
-        _settle(path)
+        settle(path)
     except AfsError as error:
         if error.code is not AfsCode.EIO:
             raise
