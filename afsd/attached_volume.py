@@ -8,8 +8,8 @@ Theory of operation
     what is running, closes what streams still hold open, and closes the volume. So a program that
     was given the volume over FSSync never shares it with a thread of ours.
 
-    A stream (FetchData, StoreData, ReadDir) comes back here for each piece, and is told VBUSY once
-    the volume is gone.
+    A stream (FetchData, StoreData, ReadDir) comes back here for each piece. Once the volume is
+    being taken away it is told what has become of it: VBUSY at first, VMOVED after a move.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
-from afs.errors import AfsCode, AfsError
+from afs.errors import AfsError
 from afs.types import VolumeHeader, VolumeType
 from afs.volume.group_commit import GroupCommit
 from afs.volume.partition import Partition
@@ -41,6 +41,13 @@ C = TypeVar("C", bound=Closable)
 class AttachedVolume:
     """A volume while it is attached.
 
+    Args:
+        volume: the open volume.
+        partition: where it is.
+        commits: makes its changes.
+        executor: threads for reading it.
+        why_gone: what to tell those who come back to it when it is not online any more.
+
     Attributes:
         volume: the open volume. Only `header` and `cached_vnode` may be called on it directly, in
             the event loop.
@@ -49,7 +56,12 @@ class AttachedVolume:
     """
 
     def __init__(
-        self, volume: Volume, partition: Partition, commits: GroupCommit, executor: Executor
+        self,
+        volume: Volume,
+        partition: Partition,
+        commits: GroupCommit,
+        executor: Executor,
+        why_gone: Callable[[], AfsError],
     ) -> None:
         self.volume = volume
         self.partition = partition
@@ -57,23 +69,22 @@ class AttachedVolume:
         self.read_only = volume.header().type is not VolumeType.READ_WRITE
         self._commits = commits
         self._executor = executor
+        self._why_gone = why_gone
         self._running: set[asyncio.Future[Any]] = set()
         self._held: set[Closable] = set()
 
     def check(self) -> None:
-        """Raises AfsError(VBUSY) once the volume is being taken away."""
+        """Raises AfsError once the volume is being taken away: VBUSY, VMOVED … as it is now."""
         if not self.online:
-            raise AfsError(
-                AfsCode.VBUSY, f"volume {self.volume.volume_id} is being taken off-line: try again"
-            )
+            raise self._why_gone()
 
     def start(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Runs a function on the volume in a thread; VBUSY if the volume is being taken away."""
+        """Runs a function on the volume in a thread; errors as for `check`."""
         self.check()
         return self._run(function, *args)
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
-        """What a function on the volume returns, run in a thread; VBUSY as for `start`."""
+        """What a function on the volume returns, run in a thread; errors as for `check`."""
         return await asyncio.shield(self.start(function, *args))
 
     async def submit(self, mutation: Mutation) -> Outcome:

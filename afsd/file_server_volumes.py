@@ -10,7 +10,7 @@ from afs.v1 import types_pb2
 from afs.volume.volume import SetVolumeFields
 from afsd.core.volume_rules import VolumeState
 from afsd.file_server_base import FileServerBase
-from afsd.volume_table import VolumeEntry
+from afsd.volume_entries import VolumeEntry
 
 
 class VolumeMethods(FileServerBase):

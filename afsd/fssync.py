@@ -25,7 +25,8 @@ from afsd.callbacks import CallBacks
 from afsd.core.volume_rules import FsyncCommand, FsyncReason, FsyncResponse
 from afsd.core.volume_state import Decision
 from afsd.fssync_lane import FssyncLane
-from afsd.volume_table import VolumeEntry, VolumeTable
+from afsd.volume_entries import VolumeEntry
+from afsd.volume_table import VolumeTable
 
 # A program's name is kept as long as the volume is out, and shown to people.
 MAX_PROGRAM_BYTES = 255

@@ -33,6 +33,17 @@ VOLUME = 7
 PATIENCE_S = 20.0
 
 
+class NoContext:
+    """Stands for the context of a call that came over no wire: its metadata goes nowhere."""
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        """Nobody waits for it."""
+
+
+# For our methods, which do not look at it.
+NO_CONTEXT: Any = NoContext()
+
+
 class Gate:
     """A place in a thread's way: open, or closed until the test lets somebody through."""
 

@@ -230,15 +230,17 @@ async def fileserver(
     volumes: Sequence[int] = (VOLUME, SECOND_VOLUME),
     *,
     max_quota_kib: int = 0,
+    partitions: Sequence[str] = ("vicepa",),
     **settings: Any,
 ) -> AsyncIterator[RunningFileServer]:
-    """A fileserver on the partition `root/vicepa`, with these volumes made if they are new."""
-    partition = root / "vicepa"
-    if not partition.exists():
-        await asyncio.to_thread(make_volumes, partition, *volumes, max_quota_kib=max_quota_kib)
-    config = AfsdConfig(
-        listen=["127.0.0.1:0"], run_dir=root / "run", partitions=[partition], **settings
-    )
+    """A fileserver on these partitions under `root`.
+
+    The volumes are made on the first one if that is new.
+    """
+    paths = [root / name for name in partitions]
+    if not paths[0].exists():
+        await asyncio.to_thread(make_volumes, paths[0], *volumes, max_quota_kib=max_quota_kib)
+    config = AfsdConfig(listen=["127.0.0.1:0"], run_dir=root / "run", partitions=paths, **settings)
     running = RunningFileServer(await FileServerDaemon.start(config))
     try:
         yield running

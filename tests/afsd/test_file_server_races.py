@@ -16,7 +16,7 @@ from afs.v1 import fssync_pb2
 from afs.volume.volume import CreateFile, RemoveFile, StoreData, StoreStatus
 from afs.wire import fid_to_wire
 from afsd.call_preamble import calling_host
-from tests.afsd.gated import PATIENCE_S, VOLUME, Host, Rig, rig, status_of
+from tests.afsd.gated import NO_CONTEXT, PATIENCE_S, VOLUME, Host, Rig, rig, status_of
 from tests.afsd.running import refused
 
 ROOT = root_fid(VOLUME)
@@ -25,17 +25,6 @@ HOLDER = "00000000-0000-0000-0000-000000000002"
 OTHER = "00000000-0000-0000-0000-000000000003"
 # Turns of the loop after which whatever could have happened without waiting has happened.
 TURNS = 50
-# Our methods do not look at it.
-
-
-class NoContext:
-    """Stands for the context of a call that came over no wire: its metadata goes nowhere."""
-
-    async def send_initial_metadata(self, metadata: Any) -> None:
-        """Nobody waits for it."""
-
-
-NO_CONTEXT: Any = NoContext()
 
 
 def call(host: Host, method: Callable[..., Any], request: Any) -> asyncio.Task[Any]:
