@@ -28,8 +28,13 @@ LINE_INTERVAL_S: Final = 2.0
 class Meter(Protocol):
     """What a long operation tells its progress to."""
 
-    def update(self, *, done: int, total: int, size_bytes: int = 0, step: str = "") -> None:
-        """So many of `total` (0: not known) are done, and `size_bytes` of data with them."""
+    def update(
+        self, *, done: int, total: int, size_bytes: int = 0, step: str = "", unit: str = ""
+    ) -> None:
+        """So many of `total` (0: not known) are done, and `size_bytes` of data with them.
+
+        `step` and `unit`, if given, are what is being done and counted from now on.
+        """
 
 
 @contextmanager
@@ -47,34 +52,41 @@ def metered(label: str, unit: str, *, quiet: bool = False) -> Iterator[Meter]:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            _Count(unit),
+            _Count(),
             _Size(),
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
         ) as progress:
-            yield _Bar(progress, label)
+            yield _Bar(progress, label, unit)
     else:
         yield _Lines(label, unit, time.monotonic)
 
 
 class _Silence:
-    def update(self, *, done: int, total: int, size_bytes: int = 0, step: str = "") -> None:
+    def update(
+        self, *, done: int, total: int, size_bytes: int = 0, step: str = "", unit: str = ""
+    ) -> None:
         pass
 
 
 class _Bar:
-    def __init__(self, progress: Progress, label: str) -> None:
+    def __init__(self, progress: Progress, label: str, unit: str) -> None:
         self._progress = progress
         self._label = label
-        self._task = progress.add_task(label, total=None, size_bytes=0)
+        self._unit = unit
+        self._task = progress.add_task(label, total=None, size_bytes=0, unit=unit)
 
-    def update(self, *, done: int, total: int, size_bytes: int = 0, step: str = "") -> None:
+    def update(
+        self, *, done: int, total: int, size_bytes: int = 0, step: str = "", unit: str = ""
+    ) -> None:
+        self._unit = unit or self._unit
         self._progress.update(
             self._task,
             completed=done,
             total=total or None,
             size_bytes=size_bytes,
+            unit=self._unit,
             description=step or self._label,
         )
 
@@ -87,7 +99,10 @@ class _Lines:
         self._next_s = now() + LINE_INTERVAL_S
         self._step = ""
 
-    def update(self, *, done: int, total: int, size_bytes: int = 0, step: str = "") -> None:
+    def update(
+        self, *, done: int, total: int, size_bytes: int = 0, step: str = "", unit: str = ""
+    ) -> None:
+        self._unit = unit or self._unit
         if self._now() < self._next_s and step == self._step:
             return
         self._next_s = self._now() + LINE_INTERVAL_S
@@ -105,12 +120,9 @@ def count_text(done: int, total: int, unit: str) -> str:
 
 
 class _Count(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
     def render(self, task: Task) -> Text:
-        return Text(count_text(int(task.completed), int(task.total or 0), self._unit))
+        unit = str(task.fields["unit"])
+        return Text(count_text(int(task.completed), int(task.total or 0), unit))
 
 
 class _Size(ProgressColumn):

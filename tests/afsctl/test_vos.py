@@ -107,7 +107,6 @@ def test_backup_waits_for_the_volume(fake_cell: FakeCell, afsctl: Afsctl) -> Non
         (["endtrans", "4"], "there is no transaction 4"),
         (["restore", "x", "/nonexistent/dump"], "/nonexistent/dump: No such file or directory"),
         (["dump", "home.kim", "/nonexistent/dump"], "No such file or directory"),
-        (["move", "home.kim", "vicepb", "--quickly"], "vos move: not yet"),
     ],
 )
 def test_failures(fake_cell: FakeCell, afsctl: Afsctl, arguments: list[str], words: str) -> None:
