@@ -24,20 +24,30 @@ from afsctl.app import run
 from tests.afsctl.fake_services import (
     FakeFileServer,
     FakeFSSync,
-    FakeVolServer,
     FakeVolumeLocation,
+    location_entry,
     new_volume,
 )
+from tests.afsctl.fake_vol_server import FakeVolServer
+
+# Nothing answers there; commands of `vos` do not ask it either.
+SECOND_FILE_SERVER = "127.0.0.1:1"
 
 
 @dataclass(frozen=True, slots=True)
 class FakeCell:
-    """The services of a cell at one address, and the volume `home.kim` behind them."""
+    """The services of a cell at one address, and the volume `home.kim` behind them.
+
+    At `second_address` is the volserver of another server.
+    """
 
     address: str
+    second_address: str
     volume: MemoryVolume
     file_server: FakeFileServer
     vol_server: FakeVolServer
+    second: FakeVolServer
+    vldb: FakeVolumeLocation
     fssync: FakeFSSync
 
 
@@ -69,6 +79,18 @@ def fake_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeC
 
 
 @pytest.fixture
+def two_servers(fake_cell: FakeCell, monkeypatch: pytest.MonkeyPatch) -> FakeCell:
+    """The stand-in cell, whose VLDB has a volume of the second server, `home.lee`, too."""
+    monkeypatch.delenv("AFS_VOL_SERVER")
+    entry = location_entry("home.lee", fake_cell.second_address)
+    entry.read_write_id += 3
+    entry.sites[0].file_server = SECOND_FILE_SERVER
+    fake_cell.vldb.entries.append(entry)
+    fake_cell.second.detail.name = "home.lee"
+    return fake_cell
+
+
+@pytest.fixture
 def afsctl(capfd: pytest.CaptureFixture[str]) -> Afsctl:
     """Runs a command line in this process."""
 
@@ -89,8 +111,12 @@ async def _serve(
     # Methods that afsctl does not call are not there; they answer UNIMPLEMENTED.
     file_server = FakeFileServer(volume)  # type: ignore[abstract]
     vol_server = FakeVolServer()  # type: ignore[abstract]
-    vldb = FakeVolumeLocation("home.kim", address)  # type: ignore[abstract]
-    cell = FakeCell(address, volume, file_server, vol_server, FakeFSSync())  # type: ignore[abstract]
+    second = FakeVolServer()  # type: ignore[abstract]
+    vldb = FakeVolumeLocation(location_entry("home.kim", address))  # type: ignore[abstract]
+    fssync = FakeFSSync()  # type: ignore[abstract]
+    second_server = DaemonServer()
+    (second_address,) = await second_server.listen(["127.0.0.1:0"])
+    cell = FakeCell(address, second_address, volume, file_server, vol_server, second, vldb, fssync)
     server.add(
         file_server_pb2_grpc.add_FileServerServicer_to_server, cell.file_server, "afs.v1.FileServer"
     )
@@ -103,8 +129,13 @@ async def _serve(
         vldb,
         "afs.v1.VolumeLocation",
     )
+    second_server.add(
+        vol_server_pb2_grpc.add_VolServerServicer_to_server, second, "afs.v1.VolServer"
+    )
     await server.start()
+    await second_server.start()
     stop = asyncio.Event()
     ready.set_result((cell, asyncio.get_running_loop(), stop))
     await stop.wait()
     await server.stop(DRAIN_S)
+    await second_server.stop(DRAIN_S)

@@ -14,7 +14,6 @@ from afs.v1 import (
     fssync_pb2_grpc,
     types_pb2,
     vol_server_pb2,
-    vol_server_pb2_grpc,
     volume_location_pb2,
     volume_location_pb2_grpc,
 )
@@ -35,7 +34,6 @@ from afs.volume.volume import (
 from afs.wire import entries_to_wire, fid_from_wire, set_status_from_wire, status_to_wire
 
 VOLUME_ID = 536870913
-DUMP = [b"dump of ", b"a volume"]
 
 
 class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
@@ -205,118 +203,24 @@ class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
 
 
 class FakeVolumeLocation(volume_location_pb2_grpc.VolumeLocationServicer):
-    """A VLDB with one volume."""
+    """A VLDB with the entries it is given."""
 
-    def __init__(self, name: str, address: str) -> None:
-        self.entry = location_entry(name, address)
+    def __init__(self, *entries: vol_server_pb2.VolumeEntry) -> None:
+        self.entries = list(entries)
 
     async def GetEntry(self, request: Any, context: Any) -> volume_location_pb2.GetEntryResponse:
         base = request.name.removesuffix(".backup").removesuffix(".readonly")
-        if base != self.entry.name and request.volume_id != VOLUME_ID:
-            raise AfsError(AfsCode.VNOVOL, f"no entry {request.name or request.volume_id}")
-        return volume_location_pb2.GetEntryResponse(entry=self.entry)
+        for entry in self.entries:
+            ids = (entry.read_write_id, entry.read_only_id, entry.backup_id)
+            if entry.name == base or (request.volume_id and request.volume_id in ids):
+                return volume_location_pb2.GetEntryResponse(entry=entry)
+        raise AfsError(AfsCode.VNOVOL, f"no entry {request.name or request.volume_id}")
 
     async def ListEntries(
         self, request: Any, context: Any
     ) -> volume_location_pb2.ListEntriesResponse:
-        entries = [self.entry] if request.after < self.entry.name else []
+        entries = [entry for entry in self.entries if entry.name > request.after]
         return volume_location_pb2.ListEntriesResponse(entries=entries)
-
-
-class FakeVolServer(vol_server_pb2_grpc.VolServerServicer):
-    """A volserver that answers as one with one volume would; `restored` is what it was sent."""
-
-    def __init__(self) -> None:
-        self.detail = vol_server_pb2.VolumeDetail(
-            volume_id=VOLUME_ID,
-            name="home.kim",
-            type=types_pb2.VOLUME_TYPE_READ_WRITE,
-            partition="vicepa",
-            read_write_id=VOLUME_ID,
-            state=fssync_pb2.VOLUME_STATE_ONLINE,
-            max_quota_kib=5000,
-            used_kib=1234,
-            file_count=17,
-            created_ns=1_700_000_000_000_000_000,
-        )
-        self.created: list[vol_server_pb2.CreateRequest] = []
-        self.restored: list[vol_server_pb2.RestoreRequest] = []
-        self.dump_fails = False
-
-    def _known(self, volume: str) -> vol_server_pb2.VolumeDetail:
-        if volume not in (self.detail.name, str(VOLUME_ID)):
-            raise AfsError(AfsCode.VNOVOL, f"there is no volume {volume!r}")
-        return self.detail
-
-    async def Create(self, request: Any, context: Any) -> vol_server_pb2.CreateResponse:
-        self.created.append(request)
-        if request.name == self.detail.name:
-            raise AfsError(AfsCode.VVOLEXISTS, f"a volume {request.name!r} exists")
-        return vol_server_pb2.CreateResponse(volume=self.detail)
-
-    async def Delete(self, request: Any, context: Any) -> vol_server_pb2.DeleteResponse:
-        return vol_server_pb2.DeleteResponse(volume_id=self._known(request.volume).volume_id)
-
-    async def Backup(
-        self, request: Any, context: Any
-    ) -> AsyncIterator[vol_server_pb2.BackupResponse]:
-        detail = self._known(request.volume)
-        for done in range(3):
-            progress = vol_server_pb2.Progress(step="copying metadata", done=done, total=3)
-            yield vol_server_pb2.BackupResponse(progress=progress)
-        yield vol_server_pb2.BackupResponse(volume=detail)
-
-    async def Dump(self, request: Any, context: Any) -> AsyncIterator[vol_server_pb2.DumpResponse]:
-        self._known(request.volume)
-        for piece in DUMP:
-            yield vol_server_pb2.DumpResponse(data=piece)
-        if self.dump_fails:
-            raise AfsError(AfsCode.EIO, "chunk 7 is damaged")
-
-    async def Restore(
-        self, requests: AsyncIterator[Any], context: Any
-    ) -> vol_server_pb2.RestoreResponse:
-        self.restored = [request async for request in requests]
-        return vol_server_pb2.RestoreResponse(volume=self.detail, give_back_s=0.0021)
-
-    async def Offline(self, request: Any, context: Any) -> vol_server_pb2.OfflineResponse:
-        return vol_server_pb2.OfflineResponse(volume=self._known(request.volume))
-
-    async def Online(self, request: Any, context: Any) -> vol_server_pb2.OnlineResponse:
-        return vol_server_pb2.OnlineResponse(volume=self._known(request.volume), give_back_s=0.5)
-
-    async def SetFields(self, request: Any, context: Any) -> vol_server_pb2.SetFieldsResponse:
-        self._known(request.volume).max_quota_kib = request.max_quota_kib
-        return vol_server_pb2.SetFieldsResponse(volume=self.detail)
-
-    async def Examine(self, request: Any, context: Any) -> vol_server_pb2.ExamineResponse:
-        return vol_server_pb2.ExamineResponse(
-            volume=self._known(request.volume),
-            entry=location_entry("home.kim", "127.0.0.1:7000"),
-        )
-
-    async def ListVolumes(self, request: Any, context: Any) -> vol_server_pb2.ListVolumesResponse:
-        return vol_server_pb2.ListVolumesResponse(volumes=[self.detail])
-
-    async def ListPartitions(
-        self, request: Any, context: Any
-    ) -> vol_server_pb2.ListPartitionsResponse:
-        return vol_server_pb2.ListPartitionsResponse(
-            partitions=[
-                vol_server_pb2.PartitionInfo(name=name, size_kib=1000, free_kib=free_kib)
-                for name, free_kib in (("vicepa", 100), ("vicepb", 300), ("vicepc", 200))
-            ]
-        )
-
-    async def ListTransactions(
-        self, request: Any, context: Any
-    ) -> vol_server_pb2.ListTransactionsResponse:
-        return vol_server_pb2.ListTransactionsResponse()
-
-    async def EndTransaction(
-        self, request: Any, context: Any
-    ) -> vol_server_pb2.EndTransactionResponse:
-        raise AfsError(AfsCode.ENOENT, f"there is no transaction {request.transaction_id}")
 
 
 class FakeFSSync(fssync_pb2_grpc.FSSyncServicer):
@@ -354,13 +258,22 @@ class FakeFSSync(fssync_pb2_grpc.FSSyncServicer):
 
 def location_entry(name: str, address: str) -> vol_server_pb2.VolumeEntry:
     """What the VLDB has of a volume with one site."""
-    site = vol_server_pb2.Site(
-        file_server=address,
-        vol_server=address,
-        partition="vicepa",
-        type=types_pb2.VOLUME_TYPE_READ_WRITE,
+    return vol_server_pb2.VolumeEntry(
+        name=name, read_write_id=VOLUME_ID, sites=[site_at(address, "vicepa")]
     )
-    return vol_server_pb2.VolumeEntry(name=name, read_write_id=VOLUME_ID, sites=[site])
+
+
+def site_at(
+    address: str,
+    partition: str,
+    kind: types_pb2.VolumeType.ValueType = types_pb2.VOLUME_TYPE_READ_WRITE,
+    *,
+    release: int = 0,
+) -> vol_server_pb2.Site:
+    """A site of a server whose fileserver and volserver are at one address."""
+    return vol_server_pb2.Site(
+        file_server=address, vol_server=address, partition=partition, type=kind, release=release
+    )
 
 
 def _new_entry(request: Any) -> tuple[Fid, str, SetStatus]:

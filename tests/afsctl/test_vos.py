@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.afsctl.conftest import Afsctl, FakeCell
-from tests.afsctl.fake_services import DUMP, VOLUME_ID
+from tests.afsctl.fake_services import VOLUME_ID
+from tests.afsctl.fake_vol_server import DUMP
 
 
 def test_create_takes_the_roomiest_partition(fake_cell: FakeCell, afsctl: Afsctl) -> None:
