@@ -156,6 +156,10 @@ GIVE_BACK_RETRY_MAX_S: Final = 2.0
 MAX_STREAMING_TRANSACTIONS: Final = 16
 # Pieces of a dump held in memory between a disk and a client that are not equally fast.
 DUMP_PIECES_BUFFERED: Final = 4
+# Messages of a transfer between volservers, up to some 2 MiB each, that wait for the receiver's disk.
+TRANSFER_MESSAGES_BUFFERED: Final = 4
+# Volserver: how often it asks the location database what becomes of half of a move.
+HALF_POLL_S: Final = 1.0
 # Clientd: bytes of file data kept on disk.
 CACHE_LIMIT_BYTES: Final = 1024 * MIB
 # Clientd: a gap between two turns of its loop longer than this means that the process was frozen;
@@ -166,3 +170,6 @@ STALL_S: Final = 0.5
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 1.0
 RETRY_TOTAL_S: Final = 30.0
+# Clientd: how long a fileserver that has no such volume is asked again where the location database
+# says that it has: a volume that is being put in place is there soon.
+NO_VOLUME_PATIENCE_S: Final = 2.0

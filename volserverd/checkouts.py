@@ -36,13 +36,18 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Checkout:
-    """One volume we hold. `left_off`: it goes back off-line. `gone`: it was deleted on disk."""
+    """One volume we hold.
+
+    `left_off`: it goes back off-line. `gone`: it was deleted on disk. `moved`: it lives elsewhere
+    now.
+    """
 
     volume_id: int
     partition: str
     reason: fssync_pb2.FsyncReason.ValueType
     left_off: bool = False
     gone: bool = False
+    moved: bool = False
 
 
 @dataclass(slots=True)
@@ -135,6 +140,14 @@ class Checkouts:
         """Says that a held volume is gone from the disk: giving it back means saying so."""
         self._held[volume_id].gone = True
 
+    def moved(self, volume_id: int) -> None:
+        """Says that a held volume lives at another fileserver: clients are to be told VMOVED."""
+        self._held[volume_id].moved = True
+
+    def forget(self, volume_id: int) -> None:
+        """Says that the fileserver has a volume back already, from another partition."""
+        self._held.pop(volume_id, None)
+
     async def give_back(self, volume_id: int) -> float:
         """Gives a volume back; nothing is done if we do not hold it.
 
@@ -171,7 +184,9 @@ class Checkouts:
     async def _return(self, checkout: Checkout) -> None:
         volume_id = checkout.volume_id
         command = fssync_pb2.FSYNC_VOL_ON
-        if checkout.gone:
+        if checkout.moved:
+            command = fssync_pb2.FSYNC_VOL_MOVE
+        elif checkout.gone:
             command = fssync_pb2.FSYNC_VOL_DONE
         elif checkout.left_off:
             command = fssync_pb2.FSYNC_VOL_LEAVE_OFF
@@ -189,7 +204,7 @@ class Checkouts:
         try:
             check(answer, volume_id)
         except AfsError as error:
-            if checkout.gone and error.code is AfsCode.VNOVOL:
+            if (checkout.gone or checkout.moved) and error.code is AfsCode.VNOVOL:
                 self._held.pop(volume_id, None)
                 return
             if not await self._is_still_ours(volume_id):

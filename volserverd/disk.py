@@ -22,6 +22,7 @@ from afs.types import VolumeHeader, VolumeType
 from afs.volume import sqlite_tables
 from afs.volume.dump import dump_pieces
 from afs.volume.partition import Partition, PartitionUsage
+from afs.volume.remnant import set_aside
 from afs.volume.restore import Restore
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.volume import SetVolumeFields
@@ -126,6 +127,10 @@ class Disk:
         if await self.has(partition, volume_id):
             await self.run(partition.delete_volume, volume_id)
 
+    async def set_aside(self, partition: Partition, volume_id: int) -> None:
+        """Makes a volume a remnant: no volume any more, but a move back can build on it."""
+        await self.run(set_aside, partition, volume_id)
+
     async def set_fields(
         self, partition: Partition, volume_id: int, fields: SetVolumeFields
     ) -> VolumeHeader:
@@ -139,10 +144,11 @@ class Disk:
         *,
         clone_id: int,
         name: str,
+        type: VolumeType = VolumeType.BACKUP,
         source_fields: SetVolumeFields | None = None,
     ) -> None:
         """Clones a volume, over an older clone of that id; `source_fields` go to its own header."""
-        await self.run(_clone, partition, volume_id, clone_id, name, source_fields)
+        await self.run(_clone, partition, volume_id, clone_id, name, type, source_fields)
 
     async def clone_temporary(self, partition: Partition, volume_id: int) -> int:
         """Clones a volume to an id that no volume has; the id, until `delete_temporary`."""
@@ -245,6 +251,7 @@ def _clone(
     volume_id: int,
     clone_id: int,
     name: str,
+    type: VolumeType,
     source_fields: SetVolumeFields | None,
 ) -> None:
     volume = partition.open_volume(volume_id)
@@ -253,6 +260,6 @@ def _clone(
             (outcome,) = volume.apply([source_fields])
             if isinstance(outcome, AfsError):
                 raise outcome
-        partition.clone_volume(volume, volume_id=clone_id, name=name, type=VolumeType.BACKUP)
+        partition.clone_volume(volume, volume_id=clone_id, name=name, type=type)
     finally:
         volume.close()

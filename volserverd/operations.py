@@ -29,6 +29,8 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _PROGRESS_KEPT: Final = 100
+# Operations that hold a thread as long as their peer likes.
+_STREAMING: Final = ("dump", "restore", "receive")
 # No answer came, or we failed ourselves: nobody knows what was done.
 _MAY_HAVE_HAPPENED: Final = frozenset({AfsCode.RX_CALL_DEAD, AfsCode.VNOSERVICE})
 
@@ -40,7 +42,7 @@ class Worker(Protocol):
         """Does one step; AfsError if it cannot."""
 
     def interrupt(self, error: AfsError) -> None:
-        """Ends a step that waits for the client, with this error."""
+        """Ends a step that waits for a peer, with this error."""
 
 
 class Operation:
@@ -52,6 +54,7 @@ class Operation:
         self._worker: Worker | None = None
         self._plan: Plan | None = None
         self._asked: AfsError | None = None
+        self._interruptible = False
         self._ended = False
         self._progress: asyncio.Queue[vol_server_pb2.Progress | None] = asyncio.Queue(
             _PROGRESS_KEPT
@@ -83,6 +86,10 @@ class Operation:
                 f" {refusal.transaction_id})",
             )
 
+    def now(self) -> float:
+        """Steady seconds."""
+        return self._operations.clock.now()
+
     def touch(self) -> None:
         """The client showed a sign of life."""
         self._operations.table.touch(self._transaction.transaction_id, self._operations.clock.now())
@@ -107,7 +114,7 @@ class Operation:
         _log.info("operation.asked_to_end", operation=self.name, detail=error.detail)
         if self._plan is not None:
             self._plan.cancel()
-        if self._worker is not None and self._transaction.waits_for_client:
+        if self._worker is not None and self._interruptible:
             self._worker.interrupt(error)
 
     async def work(self, worker: Worker, steps: Sequence[Step]) -> None:
@@ -161,6 +168,7 @@ class Operation:
         """Does one step; what went wrong, if anything."""
         step = instruction.step
         waits = step.waits_for_client and not instruction.undoing
+        self._interruptible = step.interruptible and not instruction.undoing
         self._operations.table.step(
             self._transaction.transaction_id,
             step.kind.value,
@@ -226,7 +234,8 @@ class Operations:
         if streams and self._streaming() >= MAX_STREAMING_TRANSACTIONS:
             raise AfsError(
                 AfsCode.VLIMIT,
-                f"{MAX_STREAMING_TRANSACTIONS} dumps and restores are running: try again later",
+                f"{MAX_STREAMING_TRANSACTIONS} dumps, restores and transfers are running:"
+                " try again later",
             )
         transaction = self.table.begin(name, self.clock.now())
         operation = Operation(self, transaction)
@@ -257,7 +266,7 @@ class Operations:
             task.exception()
 
     def _streaming(self) -> int:
-        return sum(operation.name in ("dump", "restore") for operation in self._running.values())
+        return sum(operation.name in _STREAMING for operation in self._running.values())
 
     def ask_to_end(self, transaction_id: int, reason: str) -> None:
         """Asks one operation to end; VNOVOL if there is none. A second time does nothing."""

@@ -244,6 +244,7 @@ class ReceiveResponse(_message.Message):
     ROUND_RECEIVED_FIELD_NUMBER: _builtins.int
     IN_PLACE_FIELD_NUMBER: _builtins.int
     ON_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___TransferReady: ...
     @_builtins.property
@@ -254,6 +255,10 @@ class ReceiveResponse(_message.Message):
     def in_place(self) -> Global___VolumeInPlace: ...
     @_builtins.property
     def on(self) -> Global___VolumeOn: ...
+    @_builtins.property
+    def failed(self) -> Global___TransferFailed:
+        """The end of the conversation; what the sender is still sending is thrown away."""
+
     def __init__(
         self,
         *,
@@ -262,12 +267,13 @@ class ReceiveResponse(_message.Message):
         round_received: Global___RoundReceived | None = ...,
         in_place: Global___VolumeInPlace | None = ...,
         on: Global___VolumeOn | None = ...,
+        failed: Global___TransferFailed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["in_place", b"in_place", "kind", b"kind", "missing", b"missing", "on", b"on", "ready", b"ready", "round_received", b"round_received"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "in_place", b"in_place", "kind", b"kind", "missing", b"missing", "on", b"on", "ready", b"ready", "round_received", b"round_received"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_place", b"in_place", "kind", b"kind", "missing", b"missing", "on", b"on", "ready", b"ready", "round_received", b"round_received"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "in_place", b"in_place", "kind", b"kind", "missing", b"missing", "on", b"on", "ready", b"ready", "round_received", b"round_received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "missing", "round_received", "in_place", "on"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["ready", "missing", "round_received", "in_place", "on", "failed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -403,3 +409,29 @@ class VolumeOn(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VolumeOn: _TypeAlias = VolumeOn  # noqa: Y015
+
+@_typing.final
+class TransferFailed(_message.Message):
+    """Told as a message and not as the call's status: a sender that is still sending can lose that (grpc issue 36066)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The AFS code."""
+    detail: _builtins.str
+    """One line for people."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransferFailed: _TypeAlias = TransferFailed  # noqa: Y015

@@ -14,6 +14,10 @@ class Role(Enum):
     MAIN = "volume"
     BACKUP = "backup volume"
     TEMPORARY = "temporary clone"
+    # What MAIN is cloned from.
+    SOURCE = "source"
+    # The read-only copy at a site of ours.
+    READ_ONLY = "read-only volume"
 
 
 class StepKind(Enum):
@@ -44,6 +48,13 @@ class StepKind(Enum):
     RECEIVE = "receiving and checking the dump"
     DISCARD_RECEIVED = "discarding the received dump"
     SWAP = "putting the received contents in place"
+    # A whole conversation with another volserver, which leads it.
+    RECEIVE_VOLUME = "receiving a volume from another volserver"
+    CLONE_READ_WRITE = "copying metadata to the new volume"
+    DROP_SITE = "taking the site out of the location entry"
+    RENAME_ENTRY = "renaming the location entry"
+    RENAME_ON_DISK = "renaming the volume on disk"
+    RENAME_COPIES = "having other sites rename their copies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +62,7 @@ class Step:
     """One step of a plan, and the step that undoes it (None: nothing to undo).
 
     `no_return`: once it has succeeded there is no way back. `waits_for_client`: the client's
-    silence counts.
+    silence counts. `interruptible`: the operation can be ended in the middle of it.
     """
 
     kind: StepKind
@@ -59,6 +70,7 @@ class Step:
     undo: Step | None = None
     no_return: bool = False
     waits_for_client: bool = False
+    interruptible: bool = False
 
 
 _UNDO: Final[Mapping[StepKind, StepKind]] = {
@@ -70,6 +82,7 @@ _UNDO: Final[Mapping[StepKind, StepKind]] = {
     StepKind.SET_FIELDS: StepKind.RESET_FIELDS,
     StepKind.CLONE_TEMPORARY: StepKind.DELETE_TEMPORARY,
     StepKind.RECEIVE: StepKind.DISCARD_RECEIVED,
+    StepKind.CLONE_READ_WRITE: StepKind.REMOVE_CREATED,
 }
 
 
@@ -79,7 +92,8 @@ def step(
     *,
     no_return: bool = False,
     waits_for_client: bool = False,
+    interruptible: bool = False,
 ) -> Step:
     """A step with the one that undoes it; past a point of no return nothing is undone."""
     undo = None if no_return or kind not in _UNDO else Step(_UNDO[kind], role)
-    return Step(kind, role, undo, no_return, waits_for_client)
+    return Step(kind, role, undo, no_return, waits_for_client, interruptible or waits_for_client)
