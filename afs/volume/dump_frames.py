@@ -1,12 +1,14 @@
 """The framing of a dump: a stream of frames that shows where it was cut or changed.
 
-Format, version 1. All numbers little-endian.
+Format, version 2. All numbers little-endian.
     start     the 16 bytes of MAGIC, then the version in 4 bytes
     frame     kind (1 byte), length of the payload (4 bytes), payload, and the first 8 bytes of the
               BLAKE3 over kind, length and payload
-    kinds     HEADER once and first; VNODE, MORE and CHUNK as described in `dump`; TRAILER once and
-        last
+    kinds     HEADER once and first; VNODE, MORE, CHUNK and PRESENT as described in `dump`; TRAILER
+        once and last
     end       nothing follows the TRAILER; it holds the BLAKE3 over every byte before its frame
+
+Version 1 had neither incremental dumps nor PRESENT; what it has is read as it was.
 
 The payloads are the messages of `proto/afs/v1/dump.proto`.
 """
@@ -24,7 +26,7 @@ from afs.errors import AfsCode, AfsError
 from afs.limits import CHUNK_BYTES, KIB
 
 MAGIC: Final = b"laterfs dump\r\n\x1a\n"
-VERSION: Final = 1
+VERSION: Final = 2
 # A chunk and what wraps it; also bounds what a reader holds in memory of a hostile dump.
 MAX_PAYLOAD_BYTES: Final = CHUNK_BYTES + 64 * KIB
 
@@ -41,6 +43,7 @@ class FrameKind(IntEnum):
     MORE = 3
     CHUNK = 4
     TRAILER = 5
+    PRESENT = 6
 
 
 class Frame(NamedTuple):
@@ -105,6 +108,11 @@ class FrameReader:
         if self._ended and self._buffer:
             raise bad_dump("bytes follow its end")
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last frame was handed out."""
+        return self._ended
+
     def end(self) -> None:
         """To be called after the last byte; EINVAL if the dump is not complete."""
         if not self._ended:
@@ -114,8 +122,8 @@ class FrameReader:
         magic, version = _START.unpack_from(self._buffer)
         if magic != MAGIC:
             raise bad_dump("it does not begin as one")
-        if version != VERSION:
-            raise bad_dump(f"its version is {version}: expected {VERSION}")
+        if not 1 <= version <= VERSION:
+            raise bad_dump(f"its version is {version}: expected 1 to {VERSION}")
         self._take(_START.size)
         self._started = True
 

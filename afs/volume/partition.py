@@ -295,10 +295,9 @@ class Partition:
         with (
             group.chunks.lock(exclusive=False),
             afs_errors(),
-            contextlib.closing(group.create_database(path)) as connection,
+            source.reading() as moment,
+            contextlib.closing(group.copy_database(moment.connection, path)) as connection,
         ):
-            with source.reading() as moment:
-                moment.connection.backup(connection)
             state = rows.read_state(connection)
             now_ns = source.now_ns()
             header = replace(
@@ -318,7 +317,6 @@ class Partition:
             if writable:
                 # What the contents were restored from is known of the source only.
                 state = replace(state, origin=NO_ORIGIN)
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN")
             connection.execute("DELETE FROM garbage")
             rows.write_state(connection, replace(state, header=header))

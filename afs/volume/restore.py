@@ -23,23 +23,25 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from google.protobuf.message import DecodeError
-
 from afs.errors import AfsCode, AfsError
-from afs.types import VolumeHeader, VolumeType
+from afs.types import ChangeMark, VolumeHeader, VolumeType
 from afs.v1 import dump_pb2
+from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
-from afs.volume.change_set import VolumeState
-from afs.volume.chunk_store import disk_errors
+from afs.volume.change_set import Origin, VolumeState
+from afs.volume.chunk_store import ChunkStaging, disk_errors
 from afs.volume.collection import remove_unreferenced
-from afs.volume.dump_frames import Frame, FrameKind, FrameReader, bad_dump
+from afs.volume.dump_frames import bad_dump
+from afs.volume.dump_intake import DumpIntake
 from afs.volume.flock import FileLock
+from afs.volume.increment import Increment
 from afs.volume.partition import Partition
 from afs.volume.restore_over import carry_over
-from afs.volume.restore_vnodes import VnodeTaker, check_header_message
+from afs.volume.restore_vnodes import VnodeTaker
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.verify import check_tree
@@ -73,25 +75,12 @@ class Restore:
         self._header = new_header(
             volume_id, name, VolumeType.READ_WRITE, None, 0, secrets.token_hex(8), clock_ns()
         )
-        self._frames = FrameReader()
-        self._dump_header: dump_pb2.DumpHeader | None = None
+        self._intake = DumpIntake(self._prepare)
+        # What the dump was laid over, as it was then; None: a full dump.
+        self._base: ChangeMark | None = None
         self._finished = False
-        self._trailer_seen = False
         self._stack = ExitStack()
-        try:
-            with disk_errors(), afs_errors():
-                self._group.make()
-                self._path = self._stack.enter_context(self._group.new_database(volume_id))
-                self._connection = self._group.create_database(self._path)
-                self._stack.callback(self._connection.close)
-                # If we crash, the temporary database is thrown away; `put_in_place` makes it
-                # durable.
-                self._connection.execute("PRAGMA synchronous = OFF")
-                self._connection.execute("BEGIN")
-        except BaseException:
-            self._stack.close()
-            raise
-        self._taker = VnodeTaker(self._connection, self._group.chunks.open_staging(self._path.stem))
+        self._staging: ChunkStaging | None = None
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the dump; blocks on the disk.
@@ -100,35 +89,42 @@ class Restore:
             AfsError: EINVAL for a bad dump; VDISKFULL, VIO. The restore is then over.
         """
         with disk_errors(), afs_errors():
-            for frame in self._frames.feed(data):
-                self._take(frame)
+            self._intake.feed(data)
 
     def finish(self) -> None:
         """Checks the whole, after the last byte; as `feed`. Then it can be put in place."""
-        self._frames.end()
-        assert self._dump_header is not None, "a complete dump has a header"
-        message = self._dump_header
+        self._intake.end()
+        taker, message = self._intake.taker, self._intake.header
+        assert self._staging is not None, "a complete dump has a header"
+        increment = taker.increment
+        counter = message.change_counter + 1
         header = replace(
             self._header,
-            change_counter=message.change_counter + 1,
+            change_counter=counter,
             max_quota_kib=message.max_quota_kib,
-            used_kib=self._taker.used_kib,
-            file_count=self._taker.vnode_count,
+            used_kib=taker.used_kib if increment is None else increment.used_kib,
+            file_count=message.vnode_count,
         )
         state = VolumeState(
-            header, message.next_vnode, message.next_uniquifier, self._taker.max_data_version
+            header,
+            message.next_vnode,
+            message.next_uniquifier,
+            taker.max_data_version,
+            Origin(ChangeMark(message.incarnation, message.change_counter), counter),
         )
         with disk_errors(), afs_errors(), self._group.chunks.lock(exclusive=False):
-            self._taker.ensure_linked()
+            self._staging.ensure_linked()
             rows.write_state(self._connection, state)
             try:
+                if increment is not None:
+                    increment.check()
                 check_tree(self._connection, state)
             except AfsError as error:
                 if error.code is not AfsCode.EIO:
                     raise
                 raise bad_dump(error.detail) from error
             self._connection.execute("COMMIT")
-        self._taker.committed()
+        self._staging.let_go()
         self._finished = True
 
     def put_in_place(self) -> VolumeHeader:
@@ -138,7 +134,8 @@ class Restore:
 
         Raises:
             AfsError: VBUSY if the volume is open; VSALVAGE if it is too damaged to go on from
-                (delete it first); VDISKFULL, VIO. The volume is then as it was.
+                (delete it first); EINVAL if an incremental dump's base has changed since it began
+                to come; VDISKFULL, VIO. The volume is then as it was.
         """
         assert self._finished, "only a dump that was checked is put in place"
         lock = FileLock.take(self._group.path / f"{self._volume_id}.lock")
@@ -147,6 +144,8 @@ class Restore:
         try:
             with disk_errors(), afs_errors():
                 old = self._group.database(self._volume_id)
+                if self._base is not None:
+                    self._check_unchanged(old, self._base)
                 if old.exists():
                     carry_over(self._connection, old, self._clock_ns())
                 header = rows.read_state(self._connection).header
@@ -170,43 +169,74 @@ class Restore:
     def close(self) -> None:
         """Throws away what was not put in place; a no-op when closed."""
         with disk_errors():
-            linked = self._taker.forget()
+            linked = self._staging.forget() if self._staging is not None else []
             self._stack.close()
             remove_unreferenced(linked, self._group.chunks)
 
-    def _take(self, frame: Frame) -> None:
+    def _prepare(self, message: dump_pb2.DumpHeader) -> VnodeTaker:
+        """Makes the temporary database: an empty one, or a copy of an incremental dump's base."""
+        if message.without_chunks:
+            raise bad_dump("it has no chunks: it is part of a transfer between volservers")
+        increment: Increment | None = None
         try:
-            if (frame.kind is FrameKind.HEADER) != (self._dump_header is None):
-                raise bad_dump("its header is not its first frame")
-            match frame.kind:
-                case FrameKind.HEADER:
-                    self._dump_header = dump_pb2.DumpHeader.FromString(frame.payload)
-                    check_header_message(self._dump_header)
-                    self._taker.begin(self._dump_header, self._volume_id)
-                case FrameKind.VNODE | FrameKind.MORE:
-                    self._taker.take_vnode(
-                        dump_pb2.DumpVnode.FromString(frame.payload),
-                        goes_on=frame.kind is FrameKind.MORE,
-                    )
-                case FrameKind.CHUNK:
-                    self._taker.take_chunk(dump_pb2.DumpChunk.FromString(frame.payload).data)
-                case FrameKind.TRAILER:
-                    self._check_trailer(frame)
-        except DecodeError as error:
-            raise bad_dump("a frame is no message of its kind") from error
-        except sqlite3.IntegrityError as error:
-            raise bad_dump("a vnode, a name or a chunk's position comes twice") from error
+            self._group.make()
+            self._path = self._stack.enter_context(self._group.new_database(self._volume_id))
+            if message.since:
+                self._connection = self._copy_base(message)
+            else:
+                self._connection = self._group.create_database(self._path)
+            self._stack.callback(self._connection.close)
+            # If we crash, the temporary database is thrown away; `put_in_place` makes it durable.
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute("BEGIN")
+            if message.since:
+                increment = Increment(self._connection, rows.read_state(self._connection))
+        except BaseException:
+            self._stack.close()
+            raise
+        self._staging = self._group.chunks.open_staging(self._path.stem)
+        return VnodeTaker(self._connection, self._staging, message, self._volume_id, increment)
 
-    def _check_trailer(self, frame: Frame) -> None:
-        trailer = dump_pb2.DumpTrailer.FromString(frame.payload)
-        assert self._dump_header is not None
-        if trailer.blake3 != frame.digest_before:
-            raise bad_dump("its checksum is wrong")
-        expected = (trailer.vnode_count, trailer.chunk_count, self._dump_header.vnode_count)
-        found = (self._taker.vnode_count, self._taker.chunk_count, self._taker.vnode_count)
-        if expected != found:
-            raise bad_dump(f"(vnodes, chunks, vnodes) should be {expected}: found {found}")
-        self._taker.end()
+    def _copy_base(self, message: dump_pb2.DumpHeader) -> sqlite3.Connection:
+        """A copy of the volume, if the dump fits over it; EINVAL if not, VSALVAGE if damaged."""
+        path = self._group.database(self._volume_id)
+        since = f"change {message.since} of {message.incarnation}"
+        if not path.exists():
+            raise AfsError(
+                AfsCode.EINVAL,
+                f"the dump is incremental, from {since} on: there is no volume"
+                f" {self._volume_id} to restore it over",
+            )
+        with (
+            self._group.chunks.lock(exclusive=False),
+            contextlib.closing(sqlite_schema.connect(path)) as source,
+        ):
+            source.execute("BEGIN")
+            state = rows.read_state(source)
+            here = ChangeMark(state.header.incarnation, state.header.change_counter)
+            last = rows.last_change(source)
+            asked = (message.incarnation, message.since)
+            fits = (here.incarnation == asked[0] and last <= asked[1] <= here.change_counter) or (
+                state.origin.mark == asked and last <= state.origin.at
+            )
+            if not fits:
+                raise AfsError(
+                    AfsCode.EINVAL,
+                    f"the dump is incremental, from {since} on: volume {self._volume_id} is at"
+                    f" change {here.change_counter} of {here.incarnation}",
+                )
+            self._base = here
+            return self._group.copy_database(source, self._path)
+
+    def _check_unchanged(self, path: Path, base: ChangeMark) -> None:
+        with contextlib.closing(sqlite_schema.connect(path)) as connection:
+            header = rows.read_state(connection).header
+        if (header.incarnation, header.change_counter) != base:
+            raise AfsError(
+                AfsCode.EINVAL,
+                f"volume {self._volume_id} changed while the dump came in: it is at change"
+                f" {header.change_counter}, and was at {base.change_counter}",
+            )
 
 
 def restore_volume(

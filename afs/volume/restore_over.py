@@ -22,7 +22,7 @@ from typing import Final
 from afs.errors import AfsCode, AfsError
 from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
-from afs.volume.change_set import VolumeState
+from afs.volume.change_set import Origin, VolumeState
 from afs.volume.sqlite_errors import afs_errors
 
 # The vnodes whose contents are not the same in both databases.
@@ -87,6 +87,7 @@ def carry_over(connection: sqlite3.Connection, old: Path, now_ns: int) -> None:
         max(before.next_vnode, restored.next_vnode),
         max(before.next_uniquifier, restored.next_uniquifier),
         fresh,
+        Origin(restored.origin.mark, counter),
     )
     rows.write_state(connection, state)
     connection.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""Takes what is in a dump into a new database, refusing whatever a volume could not hold."""
+"""Takes what is in a dump into a database, refusing whatever a volume could not hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import used_kib
 from afs.volume.chunk_store import ChunkStaging
 from afs.volume.dump_frames import bad_dump
-from afs.volume.file_data import ChunkRef, is_inline, positions
+from afs.volume.file_data import HASH_BYTES, ChunkRef, is_inline, positions
+from afs.volume.increment import Increment
 from afs.volume.rules import check_entry_name, check_link_target
 from afs.wire import entry_from_wire, status_from_wire
 
@@ -31,23 +32,37 @@ def check_header_message(message: dump_pb2.DumpHeader) -> None:
     """EINVAL for a header that no volume has."""
     if min(message.next_vnode, message.next_uniquifier) <= 1 or not message.volume_id:
         raise bad_dump("its header has no counters")
-    if max(message.change_counter, message.max_quota_kib) >= _MAX_COUNTER:
+    counters = (message.change_counter, message.max_quota_kib, message.max_data_version)
+    if max(*counters, message.since) >= _MAX_COUNTER:
         raise bad_dump("a counter of its header is absurd")
+    if message.since and (message.since > message.change_counter or not message.incarnation):
+        raise bad_dump(f"it is since {message.since}: its volume is at {message.change_counter}")
 
 
 class VnodeTaker:
     """The contents of a dump, as far as they came.
 
     Args:
-        connection: the new database, a transaction open.
-        staging: where the chunks go.
+        connection: the database, a transaction open: a new one, or a copy of the dump's base.
+        staging: where the chunks go; None: the dump has none, and refers to what is elsewhere.
+        header: the dump's header.
+        volume_id: the volume its contents are for.
+        increment: what lays it over its base; None: it has none.
     """
 
-    def __init__(self, connection: sqlite3.Connection, staging: ChunkStaging) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        staging: ChunkStaging | None,
+        header: dump_pb2.DumpHeader,
+        volume_id: int,
+        increment: Increment | None,
+    ) -> None:
         self._connection = connection
         self._staging = staging
-        self._header = dump_pb2.DumpHeader()
-        self._volume_id = 0
+        self._header = header
+        self._volume_id = volume_id
+        self.increment = increment
         # Hash to length of every chunk that came, and the hashes that no vnode has used yet.
         self._chunks: dict[bytes, int] = {}
         self._unused: set[bytes] = set()
@@ -57,20 +72,17 @@ class VnodeTaker:
         self._last_entries = 0
         self.vnode_count = 0
         self.used_kib = 0
-        self.max_data_version = 0
+        self.max_data_version = header.max_data_version
 
     @property
     def chunk_count(self) -> int:
         """How many chunks came."""
         return len(self._chunks)
 
-    def begin(self, header: dump_pb2.DumpHeader, volume_id: int) -> None:
-        """Notes the dump's header, and the volume its contents are for."""
-        self._header = header
-        self._volume_id = volume_id
-
     def take_chunk(self, data: bytes) -> None:
         """Stages a chunk."""
+        if self._staging is None:
+            raise bad_dump("a chunk in a dump without chunks")
         if not 0 < len(data) <= CHUNK_BYTES:
             raise bad_dump(f"a chunk of {len(data)} bytes: expected 1 to {CHUNK_BYTES}")
         digest = blake3(data).digest()
@@ -115,19 +127,8 @@ class VnodeTaker:
         self._write()
         if self._unused:
             raise bad_dump(f"{len(self._unused)} chunks that no file has")
-        self._staging.make_durable()
-
-    def ensure_linked(self) -> None:
-        """Links chunks again that were collected meanwhile; under the group's lock."""
-        self._staging.ensure_linked()
-
-    def committed(self) -> None:
-        """The database refers to the chunks now."""
-        self._staging.let_go()
-
-    def forget(self) -> list[bytes]:
-        """Drops what is staged; returns the chunks that have a place, and perhaps no reference."""
-        return self._staging.forget()
+        if self._staging is not None:
+            self._staging.make_durable()
 
     def _write(self) -> None:
         rows.add_contents(self._connection, self._rows)
@@ -135,6 +136,9 @@ class VnodeTaker:
 
     def _begin_vnode(self, message: dump_pb2.DumpVnode) -> None:
         vnode = self._vnode(message.status)
+        changed = message.changed or self._header.change_counter
+        if not self._header.since < changed <= self._header.change_counter:
+            raise bad_dump(f"vnode {vnode.fid} was changed at {changed}")
         if self._last is not None and vnode.fid.vnode <= self._last.fid.vnode:
             raise bad_dump(f"vnode {vnode.fid} is out of order")
         self._last = vnode
@@ -143,7 +147,9 @@ class VnodeTaker:
         self.vnode_count += 1
         self.used_kib += used_kib(vnode)
         self.max_data_version = max(self.max_data_version, vnode.data_version)
-        self._rows.vnodes.append((vnode, self._header.change_counter))
+        if self.increment is not None:
+            self.increment.replace(vnode)
+        self._rows.vnodes.append((vnode, changed))
         data = message.inline_data
         if vnode.type is VnodeType.SYMLINK:
             if data:
@@ -201,8 +207,8 @@ class VnodeTaker:
     ) -> Iterable[tuple[int, ChunkRef]]:
         refs: list[tuple[int, ChunkRef]] = []
         for message in messages:
-            known = self._chunks.get(message.hash)
-            if known is None:
+            known = self._chunks.get(message.hash) if self._staging is not None else CHUNK_BYTES
+            if known is None or len(message.hash) != HASH_BYTES:
                 raise bad_dump(f"vnode {vnode.fid} has a chunk that did not come before it")
             if not self._last_position < message.position < positions(vnode.length):
                 raise bad_dump(f"vnode {vnode.fid} has a chunk at position {message.position}")

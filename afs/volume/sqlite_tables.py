@@ -335,9 +335,12 @@ class NewRows:
 
 
 def add_contents(connection: sqlite3.Connection, new: NewRows) -> None:
-    """Inserts rows, a transaction open; sqlite3.IntegrityError if one is there already."""
+    """Inserts rows, a transaction open, vnodes over older ones of their number.
+
+    sqlite3.IntegrityError if another row is there already.
+    """
     connection.executemany(
-        f"INSERT INTO vnodes VALUES ({_VNODE_MARKS})",  # noqa: S608 question marks
+        f"INSERT OR REPLACE INTO vnodes VALUES ({_VNODE_MARKS})",  # noqa: S608 question marks
         (vnode_row(*row) for row in new.vnodes),
     )
     connection.executemany(

@@ -28,6 +28,8 @@ from afs.volume.seal import put_seal, seal_path
 from afs.volume.sqlite_errors import afs_errors, sqlite_error
 
 _REMOVAL_SLICE_CHUNKS: Final = 64
+# The ending, instead of .db, of a database that is not whole yet and keeps no chunk.
+DRAFT_SUFFIX: Final = ".draft"
 
 
 class VolumeGroup:
@@ -80,6 +82,17 @@ class VolumeGroup:
         """A new, empty database; under the lock, as a collection must be able to read it."""
         with self.chunks.lock(exclusive=False):
             return sqlite_schema.create_database(path)
+
+    def copy_database(self, source: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+        """A copy of a volume's database as a connection sees it; under the group's lock."""
+        connection = sqlite_schema.create_database(path)
+        try:
+            source.backup(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def put_in_place(self, new: Path, volume_id: int) -> None:
         """Renames a complete database over the volume's old one, if any; durable on return.
@@ -143,6 +156,9 @@ class VolumeGroup:
                     lock.release(remove=True)
         for stale in self.path.glob("*.*-*.lock"):
             if not stale.with_suffix(".db").exists() and (lock := FileLock.take(stale)) is not None:
+                for draft in self.path.glob(f"{stale.stem}{DRAFT_SUFFIX}*"):
+                    draft.unlink()
+                self.chunks.clear_leftovers(stale.stem)
                 lock.release(remove=True)
 
     def remove_if_empty(self) -> None:
