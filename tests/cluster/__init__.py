@@ -1,0 +1,1 @@
+"""The container cluster, broken on purpose: `make cluster-test`."""
