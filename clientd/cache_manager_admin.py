@@ -1,4 +1,4 @@
-"""CacheManager: FlushVolume, FlushAll, Mount and Unmount."""
+"""CacheManager: FlushVolume, FlushAll, CheckVolumes, Mount and Unmount."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from afs.errors import AfsCode, AfsError
 from afs.types import Fid
 from afs.v1 import cache_manager_pb2 as pb
+from clientd.path_walk import CellRoot, Last
 from clientd.services import Services
 
 
@@ -20,13 +21,36 @@ class AdminMethods:
         request: pb.FlushVolumeRequest,
         context: Any,  # noqa: ARG002
     ) -> pb.FlushVolumeResponse:
-        """Forgets all of a volume, statuses and data; says how many vnodes that were."""
-        site = await self._services.location.find(request.volume)
-        return pb.FlushVolumeResponse(flushed=await self._flush(site.volume_id))
+        """Forgets all of a volume: statuses, data, where it is; says how many vnodes that were."""
+        location = self._services.location
+        if request.volume:
+            volume_id = (await location.find(request.volume)).volume_id
+        else:
+            volume_id = await self._volume_of(request.path)
+        location.forget(volume_id)
+        return pb.FlushVolumeResponse(flushed=await self._flush(volume_id))
+
+    async def _volume_of(self, path: str) -> int:
+        """The volume that a path leads into."""
+        walk = self._services.walk
+        place = await walk.attempt(lambda: walk.find(path, last=Last.CROSS))
+        if isinstance(place, CellRoot):
+            raise AfsError(AfsCode.EINVAL, f"{path} is in no volume: the cell has no root.cell")
+        return place.volume.volume_id
 
     async def FlushAll(self, request: pb.FlushAllRequest, context: Any) -> pb.FlushAllResponse:  # noqa: ARG002
         """Forgets everything; says how many vnodes that were."""
+        self._services.location.forget_all()
         return pb.FlushAllResponse(flushed=await self._flush(None))
+
+    async def CheckVolumes(
+        self,
+        request: pb.CheckVolumesRequest,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> pb.CheckVolumesResponse:
+        """Looks up anew where volumes are when they are next needed."""
+        self._services.location.forget_all()
+        return pb.CheckVolumesResponse()
 
     async def _flush(self, volume: int | None) -> int:
         services = self._services

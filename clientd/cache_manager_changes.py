@@ -88,9 +88,10 @@ class ChangeMethods:
         request: pb.CacheSymlinkRequest,
         context: Any,  # noqa: ARG002
     ) -> pb.CacheSymlinkResponse:
-        """Makes a symbolic link."""
+        """Makes a symbolic link, or with such a mode and target a mount point."""
+        set_status = set_status_from_wire(request.set_status)
         vnode = await self._to_the_end(
-            lambda: self._services.changes.make_symlink(request.path, request.target)
+            lambda: self._services.changes.make_symlink(request.path, request.target, set_status)
         )
         return pb.CacheSymlinkResponse(status=status_to_wire(vnode))
 

@@ -8,13 +8,15 @@ from typing import Any, Final
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import DIRECTORY_ENTRIES_PER_MESSAGE, MAX_FILE_BYTES
+from afs.mount_points import parse_mount_point
 from afs.types import DirectoryEntry, Vnode, VnodeType, root_fid
 from afs.v1 import cache_manager_pb2 as pb
 from afs.v1 import types_pb2
-from afs.wire import check_length, entries_to_wire, status_to_wire
-from clientd.path_walk import CellRoot, Place
+from afs.wire import check_length, entries_to_wire, fid_to_wire, status_to_wire
+from clientd.path_walk import CellRoot, Last, Mounted, Place
 from clientd.services import Services
 from clientd.statuses import Source
+from clientd.volume_calls import VolumeCalls
 
 # A file that changes faster than it can be opened is given up on.
 MAX_OPENINGS: Final = 10
@@ -35,7 +37,7 @@ class ReadMethods:
         services = self._services
 
         async def stat() -> pb.StatResponse:
-            place = await services.walk.find(request.path, follow=not request.no_follow)
+            place = await services.walk.find(request.path, last=_last(request))
             if isinstance(place, CellRoot):
                 return pb.StatResponse(
                     status=_root_status(len(await services.location.list_volumes())),
@@ -43,12 +45,18 @@ class ReadMethods:
                 )
             target = ""
             if place.type is VnodeType.SYMLINK:
-                target = await services.walk.target(place)
-            known = await services.statuses.status(place.server, place.fid)
+                target = await services.walk.target(place.volume, place.fid)
+            known = await services.statuses.status(place.volume, place.fid)
+            mounted = place.mounted
+            if parse_mount_point(known.vnode.mode, target) is not None:
+                mounted = Mounted(place.fid, target)
             return pb.StatResponse(
                 status=status_to_wire(known.vnode),
                 source=self._counted(_of_answer(place.source, known.source)),
                 symlink_target=target,
+                volume=_in_use(place.volume),
+                mount_point=fid_to_wire(mounted.fid) if mounted is not None else None,
+                mount_target=mounted.target if mounted is not None else "",
             )
 
         return await services.walk.attempt(stat)
@@ -67,7 +75,7 @@ class ReadMethods:
                 return volumes, _root_status(len(volumes)), Source.FILE_SERVER
             if place.type is not VnodeType.DIRECTORY:
                 raise AfsError(AfsCode.ENOTDIR, f"{request.path} is not a directory")
-            listed = await services.directories.list_all(place.server, place.fid)
+            listed = await services.directories.list_all(place.volume, place.fid)
             return (
                 list(listed.listing.in_order()),
                 status_to_wire(listed.vnode),
@@ -112,7 +120,7 @@ class ReadMethods:
         await services.disk.keep_only(vnode.fid, vnode.data_version)
         if not services.data.is_cached(vnode, offset, length):
             source = Source.FILE_SERVER
-        async with aclosing(services.data.read(place.server, vnode, offset, length)) as pieces:
+        async with aclosing(services.data.read(place.volume, vnode, offset, length)) as pieces:
             piece = await anext(pieces, None)
             if source is Source.CACHE:
                 # The disk took its time; a break or a stall may have come in between.
@@ -130,12 +138,29 @@ class ReadMethods:
         place = await services.walk.find(path)
         if isinstance(place, CellRoot) or place.type is VnodeType.DIRECTORY:
             raise AfsError(AfsCode.EISDIR, f"{path} is a directory")
-        known = await services.data.open(place.server, place.fid, offset, length)
+        known = await services.data.open(place.volume, place.fid, offset, length)
         return place, known.vnode, _of_answer(place.source, known.source)
 
     def _counted(self, source: Source) -> pb.AnswerSource.ValueType:
         self._services.journal.count("cache_hits" if source is Source.CACHE else "cache_misses")
         return pb.AnswerSource.ValueType(source)
+
+
+def _last(request: pb.StatRequest) -> Last:
+    """What the last name of the path asked about stands for."""
+    if request.mount_point_itself:
+        return Last.ITSELF
+    return Last.CROSS if request.no_follow else Last.FOLLOW
+
+
+def _in_use(volume: VolumeCalls) -> pb.VolumeInUse:
+    return pb.VolumeInUse(
+        name=volume.name,
+        volume_id=volume.volume_id,
+        type=types_pb2.VolumeType.ValueType(volume.type),
+        file_servers=volume.file_servers,
+        in_use=volume.in_use,
+    )
 
 
 def _of_answer(walk: Source, answer: Source) -> Source:

@@ -28,11 +28,12 @@ from clientd.core.cache import VnodeCache
 from clientd.core.listing import AddName, Edit, RemoveName
 from clientd.directories import Directories
 from clientd.disk_cache import DiskCache
-from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError, FileServerClient
+from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
-from clientd.path_walk import Absent, CellRoot, PathWalk, Place
+from clientd.path_walk import Absent, CellRoot, Last, PathWalk, Place
 from clientd.statuses import callback_of
+from clientd.volume_calls import VolumeCalls
 
 # Removals under way at a time within one recursive removal.
 REMOVALS_AT_A_TIME: Final = 16
@@ -88,7 +89,7 @@ class Changes:
             task.exception()
 
     async def make_file(
-        self, server: FileServerClient, parent: Fid, name: str, set_status: SetStatus
+        self, volume: VolumeCalls, parent: Fid, name: str, set_status: SetStatus
     ) -> Vnode:
         """Makes an empty file. EEXIST if the name is taken."""
         request = pb.CreateFileRequest(
@@ -97,58 +98,63 @@ class Changes:
             set_status=set_status_to_wire(set_status),
         )
         async with self._changing(parent):
-            response, ticket = await server.call(server.stub.CreateFile, request, repeatable=False)
-            vnode = server.take_in_changed(response.status, callback_of(response), ticket)
+            response, ticket = await volume.call(
+                lambda stub: stub.CreateFile, request, repeatable=False
+            )
+            vnode = volume.take_in_changed(response.status, callback_of(response), ticket)
             self._added(response.directory_status, name, vnode)
         return vnode
 
     async def make_dir(self, path: str, set_status: SetStatus) -> Vnode:
         """Makes an empty directory. EEXIST if the path names something."""
         place = await self._absent(path)
-        server = place.server
+        volume = place.volume
         request = pb.MakeDirRequest(
             directory=fid_to_wire(place.parent),
             name=check_name(place.name),
             set_status=set_status_to_wire(set_status),
         )
         async with self._changing(place.parent):
-            response, ticket = await server.call(server.stub.MakeDir, request, repeatable=False)
-            vnode = server.take_in_changed(response.status, callback_of(response), ticket)
+            response, ticket = await volume.call(
+                lambda stub: stub.MakeDir, request, repeatable=False
+            )
+            vnode = volume.take_in_changed(response.status, callback_of(response), ticket)
             self._added(response.directory_status, place.name, vnode)
         return vnode
 
-    async def make_symlink(self, path: str, target: str) -> Vnode:
+    async def make_symlink(self, path: str, target: str, set_status: SetStatus) -> Vnode:
         """Makes a symbolic link. EEXIST if the path names something."""
         place = await self._absent(path)
-        server = place.server
+        volume = place.volume
         request = pb.SymlinkRequest(
             directory=fid_to_wire(place.parent),
             name=check_name(place.name),
             target=check_symlink_target(target),
+            set_status=set_status_to_wire(set_status),
         )
         async with self._changing(place.parent):
-            response, ticket = await server.call(server.stub.Symlink, request, repeatable=False)
-            vnode = server.take_in_changed(response.status, callback_of(response), ticket)
+            response, ticket = await volume.call(
+                lambda stub: stub.Symlink, request, repeatable=False
+            )
+            vnode = volume.take_in_changed(response.status, callback_of(response), ticket)
             self._added(response.directory_status, place.name, vnode)
         return vnode
 
     async def remove(self, path: str, *, recursive: bool) -> None:
         """Removes a file, a symbolic link or a directory. ENOTEMPTY unless `recursive`."""
-        place = await self._walk.find(path, follow=False)
-        if isinstance(place, CellRoot) or place.fid == place.parent:
+        place = await self._walk.find(path, last=Last.ITSELF)
+        if isinstance(place, CellRoot) or place.is_volume_root:
             raise AfsError(AfsCode.EINVAL, f"{path}: a volume is removed with vos, not by its path")
         if place.type is VnodeType.DIRECTORY and recursive:
-            await self._remove_all_in(place.server, place.fid)
+            await self._remove_all_in(place.volume, place.fid)
         await self._remove(place)
 
     async def rename(self, old_path: str, new_path: str) -> Vnode:
         """Moves a name as POSIX does: what had the new one is replaced."""
-        old = await self._walk.find(old_path, follow=False)
-        new = await self._walk.find_or_absent(new_path, follow=False)
+        old = await self._walk.find(old_path, last=Last.ITSELF)
+        new = await self._walk.find_or_absent(new_path, last=Last.ITSELF)
         for found, path in ((old, old_path), (new, new_path)):
-            if isinstance(found, CellRoot) or (
-                isinstance(found, Place) and found.fid == found.parent
-            ):
+            if isinstance(found, CellRoot) or (isinstance(found, Place) and found.is_volume_root):
                 raise AfsError(AfsCode.EINVAL, f"{path}: a volume is renamed with vos")
         assert isinstance(old, Place) and not isinstance(new, CellRoot)
         if old.fid.volume != new.parent.volume:
@@ -159,7 +165,7 @@ class Changes:
     # --- within ---
 
     async def _rename(self, old: Place, new: Place | Absent, replaced: Fid | None) -> Vnode:
-        server = old.server
+        volume = old.volume
         request = pb.RenameRequest(
             old_directory=fid_to_wire(old.parent),
             old_name=old.name,
@@ -168,9 +174,11 @@ class Changes:
         )
         fids = [old.parent, new.parent, old.fid, *([replaced] if replaced else [])]
         async with self._changing(*fids):
-            response, ticket = await server.call(server.stub.Rename, request, repeatable=False)
+            response, ticket = await volume.call(
+                lambda stub: stub.Rename, request, repeatable=False
+            )
             # No promise comes with it: the status is a hint until it is asked for.
-            vnode = server.take_in_changed(response.status, None, ticket)
+            vnode = volume.take_in_changed(response.status, None, ticket)
             remove, add = RemoveName(old.name), _added_name(new.name, vnode)
             if old.parent == new.parent:
                 self._changed_directory(response.new_directory_status, [remove, add])
@@ -183,19 +191,19 @@ class Changes:
         return vnode
 
     async def _remove(self, place: Place) -> None:
-        server = place.server
+        volume = place.volume
         directory = fid_to_wire(place.parent)
         async with self._changing(place.parent, place.fid):
             if place.type is VnodeType.DIRECTORY:
-                gone = await server.call(
-                    server.stub.RemoveDir,
+                gone = await volume.call(
+                    lambda stub: stub.RemoveDir,
                     pb.RemoveDirRequest(directory=directory, name=place.name),
                     repeatable=False,
                 )
                 above, left = gone[0].directory_status, None
             else:
-                removed = await server.call(
-                    server.stub.RemoveFile,
+                removed = await volume.call(
+                    lambda stub: stub.RemoveFile,
                     pb.RemoveFileRequest(directory=directory, name=place.name),
                     repeatable=False,
                 )
@@ -212,20 +220,20 @@ class Changes:
         if left is None or left.link_count == 0:
             await self._disk.forget([removed_fid])
 
-    async def _remove_all_in(self, server: FileServerClient, top: Fid) -> None:
+    async def _remove_all_in(self, volume: VolumeCalls, top: Fid) -> None:
         """Removes what is in a directory; what others remove meanwhile is no matter."""
         directories: list[Place] = []
         to_list = [top]
         while to_list:
             directory = to_list.pop()
             try:
-                listed = await self._directories.list_all(server, directory)
+                listed = await self._directories.list_all(volume, directory)
             except AfsError as error:
                 if error.code not in GONE:
                     raise
                 continue
             places = [
-                Place(server, entry.fid, entry.type, directory, entry.name, listed.source)
+                Place(volume, entry.fid, entry.type, directory, entry.name, listed.source)
                 for entry in listed.listing.in_order()
             ]
             inner = [place for place in places if place.type is VnodeType.DIRECTORY]
@@ -248,7 +256,7 @@ class Changes:
 
     async def _absent(self, path: str) -> Absent:
         """The place for something new."""
-        found = await self._walk.find_or_absent(path, follow=False)
+        found = await self._walk.find_or_absent(path, last=Last.ITSELF)
         if not isinstance(found, Absent):
             raise AfsError(AfsCode.EEXIST, f"{path} exists")
         return found

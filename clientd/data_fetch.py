@@ -15,11 +15,11 @@ from afs.types import Fid, Vnode
 from afs.v1 import file_server_pb2 as pb
 from afs.wire import fid_to_wire
 from clientd.core.piece import PieceKey, piece_count, piece_length
+from clientd.core.rotation import RECOVERABLE
 from clientd.disk_cache import DiskCache
-from clientd.fileserver_client import FileServerClient
 from clientd.journal import Journal
-from clientd.retry import PASSING
 from clientd.statuses import callback_of
+from clientd.volume_calls import VolumeCalls
 
 _log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ class DataFetch:
     """Brings pieces `first` to `end` (exclusive).
 
     Args:
-        server: whom to ask.
+        volume: the one the file is in.
         fid: the file.
         vnode: the file as the reader knows it, of another DataVersion nothing is delivered; None to
             take what comes (see `opened`).
@@ -48,7 +48,7 @@ class DataFetch:
 
     def __init__(
         self,
-        server: FileServerClient,
+        volume: VolumeCalls,
         fid: Fid,
         vnode: Vnode | None,
         first: int,
@@ -59,7 +59,8 @@ class DataFetch:
         journal: Journal,
     ) -> None:
         self.fid = fid
-        self._server = server
+        self._volume = volume
+        self._rotation = volume.rotation()
         self._vnode = vnode
         self._next = first
         self._end = end
@@ -201,7 +202,7 @@ class DataFetch:
                 future.set_result(None)
 
     async def _bring_all(self) -> None:
-        """Fetches the run; goes on where it broke off when the fileserver went away under it."""
+        """Fetches the run; goes on where it broke off, also at another fileserver."""
         restarts = 0
         while self._next < self._end and self.readers:
             before = self._next
@@ -210,8 +211,10 @@ class DataFetch:
                 return
             except AfsError as error:
                 restarts = 0 if self._next > before else restarts + 1
-                if error.code not in PASSING or restarts > MAX_RESTARTS:
+                if error.code not in RECOVERABLE or restarts > MAX_RESTARTS:
                     raise
+                if not restarts:
+                    self._rotation = self._volume.rotation()
 
     async def _bring(self) -> None:
         """One FetchData, from the next piece on."""
@@ -223,13 +226,12 @@ class DataFetch:
         request = pb.FetchDataRequest(fid=fid_to_wire(self.fid), offset=offset, length=end - offset)
         vnode: Vnode | None = None
         piece = bytearray()
-        async with aclosing(self._server.stream(self._server.stub.FetchData, request)) as messages:
+        stream = self._volume.stream(lambda stub: stub.FetchData, request, self._rotation)
+        async with aclosing(stream) as messages:
             async for message, ticket in messages:
                 if vnode is None:
-                    vnode, _ = self._server.take_in(message.status, callback_of(message), ticket)
-                    self._journal.tell(
-                        "data.fetched", server=self._server.address, fids=(self.fid,)
-                    )
+                    vnode, _ = self._volume.take_in(message.status, callback_of(message), ticket)
+                    self._journal.tell("data.fetched", server=ticket.server, fids=(self.fid,))
                     self._open(vnode)
                 rest = memoryview(message.data)
                 while rest:
@@ -264,9 +266,7 @@ class DataFetch:
             )
 
     def _misfit(self, what: str) -> AfsError:
-        return AfsError(
-            AfsCode.VIO, f"fileserver {self._server.address} sent {what} for {self.fid}"
-        )
+        return AfsError(AfsCode.VIO, f"fileserver {self._volume.in_use} sent {what} for {self.fid}")
 
     async def _deliver(self, data: bytes) -> bool:
         """Hands the next piece to those who wait for it and keeps it; False to end here."""

@@ -12,11 +12,11 @@ from afs.wire import entry_from_wire, fid_to_wire
 from clientd.core.cache import VnodeCache
 from clientd.core.listing import UNKNOWN, Listing
 from clientd.core.promise import Ticket
-from clientd.fileserver_client import FileServerClient
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.single_flight import SingleFlight
 from clientd.statuses import Source, Statuses
+from clientd.volume_calls import VolumeCalls
 
 # A directory with at most so many names is read whole when one of them is looked up: that is one
 # call, and the next look-ups in it cost none. In a larger one names are looked up one by one.
@@ -59,7 +59,7 @@ class Directories:
         self._journal = journal
         self._flights: SingleFlight[Fid, Listed] = SingleFlight()
 
-    async def find(self, server: FileServerClient, directory: Fid, name: str) -> Found:
+    async def find(self, volume: VolumeCalls, directory: Fid, name: str) -> Found:
         """The entry that `name` stands for.
 
         Raises:
@@ -68,21 +68,21 @@ class Directories:
         entry = self._cache.get(directory)
         if entry is not None and entry.early:
             # Changes of our own are coming in out of order: one name is cheaper than all of them.
-            return Found(await self._look_up(server, directory, name), Source.FILE_SERVER)
-        known = await self._statuses.status(server, directory)
+            return Found(await self._look_up(volume, directory, name), Source.FILE_SERVER)
+        known = await self._statuses.status(volume, directory)
         _check_directory(known.vnode)
         listing = self._current(directory, known.vnode)
         found = listing.find(name) if listing is not None else UNKNOWN
         if found is not UNKNOWN:
             return Found(found, known.source)
         if known.vnode.length > READ_WHOLE_NAMES:
-            return Found(await self._look_up(server, directory, name), Source.FILE_SERVER)
-        listed = await self.list_all(server, directory)
+            return Found(await self._look_up(volume, directory, name), Source.FILE_SERVER)
+        listed = await self.list_all(volume, directory)
         found = listed.listing.find(name)
         assert found is not UNKNOWN
         return Found(found, listed.source)
 
-    async def list_all(self, server: FileServerClient, directory: Fid) -> Listed:
+    async def list_all(self, volume: VolumeCalls, directory: Fid) -> Listed:
         """All names of a directory.
 
         Raises:
@@ -90,13 +90,13 @@ class Directories:
         """
         source = Source.CACHE
         while True:
-            known = await self._statuses.status(server, directory)
+            known = await self._statuses.status(volume, directory)
             source = max(source, known.source)
             _check_directory(known.vnode)
             listing = self._current(directory, known.vnode)
             if listing is not None and listing.complete:
                 return Listed(listing, known.vnode, source)
-            landed = await self._flights.run(directory, lambda: self._read(server, directory))
+            landed = await self._flights.run(directory, lambda: self._read(volume, directory))
             source = Source.FILE_SERVER
             if landed.asked_before:
                 return landed.value
@@ -112,14 +112,14 @@ class Directories:
         self._cache.touch_listing(entry)
         return listing
 
-    async def _read(self, server: FileServerClient, directory: Fid) -> Listed:
+    async def _read(self, volume: VolumeCalls, directory: Fid) -> Listed:
         """Reads a directory, and keeps its listing if nothing changed meanwhile."""
         self._journal.count("read_dir_calls")
         request = pb.ReadDirRequest(directory=fid_to_wire(directory))
         vnode: Vnode | None = None
         ticket: Ticket | None = None
         entries: list[DirectoryEntry] = []
-        async with aclosing(server.stream(server.stub.ReadDir, request)) as messages:
+        async with aclosing(volume.stream(lambda stub: stub.ReadDir, request)) as messages:
             async for message, ticket in messages:
                 if vnode is None:
                     callback = (
@@ -127,34 +127,34 @@ class Directories:
                         if message.HasField("directory_callback")
                         else None
                     )
-                    vnode, _ = server.take_in(message.directory_status, callback, ticket)
+                    vnode, _ = volume.take_in(message.directory_status, callback, ticket)
                 entries += [entry_from_wire(entry) for entry in message.entries]
         if vnode is None or ticket is None:
             raise AfsError(
-                AfsCode.VIO, f"fileserver {server.address} answered ReadDir with nothing"
+                AfsCode.VIO, f"volume {volume.name}: a fileserver answered ReadDir with nothing"
             )
-        self._journal.tell("directory.fetched", server=server.address, fids=(directory,))
+        self._journal.tell("directory.fetched", server=ticket.server, fids=(directory,))
         listing = Listing(entries, vnode.data_version, complete=True)
         if len(listing) <= KEEP_NAMES:
             self._cache.keep_listing(ticket, directory, listing, self._servers.now())
         return Listed(listing, vnode, Source.FILE_SERVER)
 
     async def _look_up(
-        self, server: FileServerClient, directory: Fid, name: str
+        self, volume: VolumeCalls, directory: Fid, name: str
     ) -> DirectoryEntry | None:
         """Asks for one name, and notes it under the directory's promise."""
         self._journal.count("lookup_calls")
         request = pb.LookupRequest(directory=fid_to_wire(directory), name=name)
         try:
-            response, ticket = await server.call(server.stub.Lookup, request)
+            response, ticket = await volume.call(lambda stub: stub.Lookup, request)
         except AfsError as error:
             if error.code is AfsCode.ENOENT:
                 return None
             raise
         callback = response.callback if response.HasField("callback") else None
-        vnode, _ = server.take_in(response.status, callback, ticket)
+        vnode, _ = volume.take_in(response.status, callback, ticket)
         callback = response.directory_callback if response.HasField("directory_callback") else None
-        above, _ = server.take_in(response.directory_status, callback, ticket)
+        above, _ = volume.take_in(response.directory_status, callback, ticket)
         found = DirectoryEntry(name, vnode.fid, vnode.type)
         self._cache.keep_name(ticket, above, found, self._servers.now())
         return found

@@ -26,9 +26,9 @@ from afs.types import Fid, Vnode
 from clientd.core.piece import PieceKey, piece_count
 from clientd.data_fetch import DataFetch
 from clientd.disk_cache import DiskCache
-from clientd.fileserver_client import FileServerClient
 from clientd.journal import Journal
 from clientd.statuses import Known, Source, Statuses
+from clientd.volume_calls import VolumeCalls
 
 # A reader joins a fetch that will be where it wants within so many pieces.
 JOIN_DISTANCE_PIECES: Final = 8
@@ -56,7 +56,7 @@ class FileData:
         """Ends all fetches."""
         await asyncio.gather(*(fetch.stop() for fetch in self.all_fetches()))
 
-    async def open(self, server: FileServerClient, fid: Fid, offset: int, length: int) -> Known:
+    async def open(self, volume: VolumeCalls, fid: Fid, offset: int, length: int) -> Known:
         """The status of a file that is about to be read, and where its data comes from.
 
         Where nothing of the file is here, its status comes along with its data: FILE_SERVER. Else
@@ -67,18 +67,18 @@ class FileData:
         """
         if offset >= DATA_PIECE_BYTES or self._disk.has_any(fid):
             # A FetchStatus may show that the data need not be fetched.
-            known = await self._statuses.status(server, fid)
+            known = await self._statuses.status(volume, fid)
             return Known(known.vnode, min(known.source, Source.REVALIDATED))
         end = piece_count(min(offset + length, MAX_FILE_BYTES))
 
         async def fetch() -> Known:
-            begun = self._begin(server, fid, None, 0, end)
+            begun = self._begin(volume, fid, None, 0, end)
             return Known(await begun.opened(), Source.FILE_SERVER)
 
-        return await self._statuses.status(server, fid, fetch)
+        return await self._statuses.status(volume, fid, fetch)
 
     async def read(
-        self, server: FileServerClient, vnode: Vnode, offset: int, length: int
+        self, volume: VolumeCalls, vnode: Vnode, offset: int, length: int
     ) -> AsyncGenerator[bytes, None]:
         """Yields the bytes from `offset`, at most `length`, of the file as `vnode` describes it.
 
@@ -108,7 +108,7 @@ class FileData:
                     if joined is not None:
                         joined.leave()
                         joined = None
-                    joined = self._join(server, vnode, number, last)
+                    joined = self._join(volume, vnode, number, last)
                     data = await joined.piece(number)
                 # The next piece is read while this one is on its way to the local program.
                 following = key._replace(number=number + 1)
@@ -143,7 +143,7 @@ class FileData:
         """All fetches that are under way."""
         return [fetch for running in self._fetches.values() for fetch in running]
 
-    def _join(self, server: FileServerClient, vnode: Vnode, number: int, last: int) -> DataFetch:
+    def _join(self, volume: VolumeCalls, vnode: Vnode, number: int, last: int) -> DataFetch:
         """The fetch that brings the piece soon, one begun now if there is none."""
         for fetch in self._fetches.get(vnode.fid, ()):
             if fetch.brings(vnode.data_version, number, JOIN_DISTANCE_PIECES):
@@ -152,15 +152,15 @@ class FileData:
         end = number + 1
         while end <= last and not self._disk.has(PieceKey(vnode.fid, vnode.data_version, end)):
             end += 1
-        fetch = self._begin(server, vnode.fid, vnode, number, end)
+        fetch = self._begin(volume, vnode.fid, vnode, number, end)
         fetch.join()
         return fetch
 
     def _begin(
-        self, server: FileServerClient, fid: Fid, vnode: Vnode | None, first: int, end: int
+        self, volume: VolumeCalls, fid: Fid, vnode: Vnode | None, first: int, end: int
     ) -> DataFetch:
         fetch = DataFetch(
-            server,
+            volume,
             fid,
             vnode,
             first,

@@ -1,4 +1,4 @@
-"""Calls to one fileserver: metadata, tickets, deadlines, retries, and the errors in AFS codes."""
+"""Single calls to one fileserver: metadata, tickets, deadlines, and the errors in AFS codes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from google.protobuf.message import Message
 from afs.errors import AfsCode, AfsError
 from afs.runtime.channel import afs_error_from_rpc, open_channel
 from afs.runtime.clock import Clock
-from afs.types import Vnode
-from afs.v1 import callback_channel_pb2_grpc, file_server_pb2, file_server_pb2_grpc, types_pb2
-from afs.wire import status_from_wire
+from afs.v1 import callback_channel_pb2_grpc, file_server_pb2, file_server_pb2_grpc
 from clientd.callback_channel import CallBackChannel
 from clientd.core.cache import VnodeCache
-from clientd.core.promise import PromiseOffer, Ticket
-from clientd.core.validation import Verdict
+from clientd.core.promise import Ticket
 from clientd.journal import Journal
-from clientd.retry import Patience, was_refused
+from clientd.retry import was_refused
 from clientd.upload import Upload, is_made_up
 
 # A fileserver answers within a break deadline or a lease; one that takes longer hangs.
@@ -89,6 +86,7 @@ class FileServerClient:
             on_volume_gone=on_volume_gone,
         )
         self._attachable = True
+        self._attached_before = False
         self._attaching = asyncio.create_task(self.channel.run())
 
     async def stop(self) -> None:
@@ -105,6 +103,13 @@ class FileServerClient:
         await asyncio.gather(self._attaching, return_exceptions=True)
         await self._breaks.close()
         await self._calls.close()
+
+    @property
+    def is_lost(self) -> bool:
+        """True while there is no callback channel though there was one, or should be by now."""
+        return not self.channel.attached.is_set() and (
+            self._attached_before or not self._attachable
+        )
 
     async def check(self) -> None:
         """Asks for a sign of life; says nothing if there is none."""
@@ -124,64 +129,55 @@ class FileServerClient:
         method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
         request: Request,
         *,
-        repeatable: bool = True,
+        attach_patience_s: float = ATTACH_PATIENCE_S,
     ) -> tuple[Response, Ticket]:
-        """Calls, again if need be.
+        """Calls once.
 
         Args:
             method: of `stub`.
             request: what to send.
-            repeatable: False for a change that done twice is not the same as done once: it is
-                tried again only if the fileserver refused it, not if the answer was lost.
+            attach_patience_s: how long to wait for the callback channel first.
 
         Raises:
-            AfsError: what the fileserver answered; RX_CALL_DEAD if it cannot be reached.
+            AfsError: what the fileserver refused with; nothing was done.
+            AnswerLostError: RX_CALL_DEAD and its kin: it may have been done.
         """
-        patience = Patience(self._clock.now())
-        while True:
-            await self._wait_attached(ATTACH_PATIENCE_S if repeatable else CALL_TIMEOUT_S)
-            ticket = self._cache.ticket(self.address, self._clock.now())
-            call = method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
-            try:
-                response = await call
-            except grpc.aio.AioRpcError as rpc_error:
-                repeat = repeatable or was_refused(rpc_error)
-                await self._wait_to_repeat(rpc_error, patience, repeat=repeat)
-                continue
-            await self._look_at_epoch(call)
-            return response, ticket
+        await self._wait_attached(attach_patience_s)
+        ticket = self._cache.ticket(self.address, self._clock.now())
+        call = method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as rpc_error:
+            raise self._failed(rpc_error) from None
+        await self._look_at_epoch(call)
+        return response, ticket
 
     async def stream(
         self,
         method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
         request: Request,
     ) -> AsyncGenerator[tuple[Response, Ticket], None]:
-        """Yields the messages of a stream; tried again until the first one came, not after.
+        """Calls once and yields the messages of the answer.
 
         To be closed by who uses it (`aclosing`).
 
         Raises:
             AfsError: as `call`.
         """
-        patience = Patience(self._clock.now())
-        while True:
-            await self._wait_attached(ATTACH_PATIENCE_S)
-            ticket = self._cache.ticket(self.address, self._clock.now())
-            call = method(request, metadata=self._metadata)
-            begun = False
-            try:
-                while (message := await self._next(call)) is not None:
-                    if not begun:
-                        begun = True
-                        await self._look_at_epoch(call)
-                    yield message, ticket
-                return
-            except grpc.aio.AioRpcError as rpc_error:
-                if begun:
-                    raise self._error(rpc_error) from None
-                await self._wait_to_repeat(rpc_error, patience, repeat=True)
-            finally:
-                call.cancel()
+        await self._wait_attached(ATTACH_PATIENCE_S)
+        ticket = self._cache.ticket(self.address, self._clock.now())
+        call = method(request, metadata=self._metadata)
+        begun = False
+        try:
+            while (message := await self._next(call)) is not None:
+                if not begun:
+                    begun = True
+                    await self._look_at_epoch(call)
+                yield message, ticket
+        except grpc.aio.AioRpcError as rpc_error:
+            raise self._failed(rpc_error) from None
+        finally:
+            call.cancel()
 
     async def _next(self, call: Any) -> Any:
         """The next message of a stream; None at its end."""
@@ -196,71 +192,41 @@ class FileServerClient:
         self,
         method: grpc.aio.StreamUnaryMultiCallable[Request, Response],
         messages: Callable[[], AsyncGenerator[Request, None]],
-        *,
-        may_repeat: Callable[[], bool],
     ) -> tuple[Response, Ticket]:
-        """Sends a stream and returns its answer.
+        """Sends a stream once and returns its answer.
 
         Args:
             method: of `stub`.
-            messages: begins the stream; called once for each attempt.
-            may_repeat: whether `messages` can be begun again, asked after a failed attempt.
+            messages: begins the stream.
+
+        Raises:
+            AfsError: as `call`.
         """
-        patience = Patience(self._clock.now())
-        while True:
-            await self._wait_attached(ATTACH_PATIENCE_S)
-            ticket = self._cache.ticket(self.address, self._clock.now())
-            call = method(metadata=self._metadata)
-            try:
-                response = await Upload(call, CALL_TIMEOUT_S).send(messages)
-            except TimeoutError:
-                raise self._silent() from None
-            except grpc.aio.AioRpcError as rpc_error:
-                await self._wait_to_repeat(rpc_error, patience, repeat=may_repeat())
-                continue
-            finally:
-                call.cancel()
-            await self._look_at_epoch(call)
-            return response, ticket
-
-    # --- replies ---
-
-    def take_in(
-        self, status: types_pb2.FileStatus, callback: types_pb2.CallBack | None, ticket: Ticket
-    ) -> tuple[Vnode, Verdict]:
-        """Applies a status that was asked for."""
-        vnode = self._vnode(status)
-        verdict = self._cache.apply_fetched(ticket, vnode, offer(callback), self._clock.now())
-        if verdict is Verdict.BROKEN_ON_THE_WAY:
-            self._journal.count("replies_overtaken_by_breaks")
-        return vnode, verdict
-
-    def take_in_changed(
-        self, status: types_pb2.FileStatus, callback: types_pb2.CallBack | None, ticket: Ticket
-    ) -> Vnode:
-        """Applies the status after a change of our own."""
-        vnode = self._vnode(status)
-        self._cache.apply_changed(ticket, vnode, offer(callback), self._clock.now())
-        return vnode
-
-    def _vnode(self, status: types_pb2.FileStatus) -> Vnode:
+        await self._wait_attached(ATTACH_PATIENCE_S)
+        ticket = self._cache.ticket(self.address, self._clock.now())
+        call = method(metadata=self._metadata)
         try:
-            return status_from_wire(status)
-        except AfsError as error:
-            raise AfsError(
-                AfsCode.VIO, f"fileserver {self.address} sent a status that is none: {error.detail}"
-            ) from None
+            response = await Upload(call, CALL_TIMEOUT_S).send(messages)
+        except TimeoutError:
+            raise self._silent() from None
+        except grpc.aio.AioRpcError as rpc_error:
+            raise self._failed(rpc_error) from None
+        finally:
+            call.cancel()
+        await self._look_at_epoch(call)
+        return response, ticket
 
     # --- within ---
 
     async def _wait_attached(self, patience_s: float) -> None:
         """Waits for the callback channel, so that the call gets promises; not for ever."""
         if self.channel.attached.is_set():
-            self._attachable = True
+            self._attachable = self._attached_before = True
         elif self._attachable:
             try:
                 async with asyncio.timeout(patience_s):
                     await self.channel.attached.wait()
+                self._attached_before = True
             except TimeoutError:
                 # Nobody else waits until it has been attached once more.
                 self._attachable = False
@@ -271,18 +237,12 @@ class FileServerClient:
             if key == "afs-epoch":
                 self.channel.on_epoch_seen(int(value))
 
-    async def _wait_to_repeat(
-        self, rpc_error: grpc.aio.AioRpcError, patience: Patience, *, repeat: bool
-    ) -> None:
-        """Waits before the next attempt, or raises what the call ended with."""
+    def _failed(self, rpc_error: grpc.aio.AioRpcError) -> AfsError:
+        """What a call ended with; notices what that tells of our channel."""
         error = self._error(rpc_error)
         if was_refused(rpc_error) and error.code is AfsCode.RX_CALL_DEAD:
             self.channel.on_held_down()
-        wait_s = patience.wait_s(error, self._clock.now()) if repeat else None
-        if wait_s is None:
-            raise error
-        self._journal.count("retries")
-        await asyncio.sleep(wait_s)
+        return error
 
     def _silent(self) -> AfsError:
         return AnswerLostError(
@@ -300,10 +260,3 @@ class FileServerClient:
                 AfsCode.RX_CALL_DEAD, f"fileserver {self.address}: its answer was lost"
             )
         return AnswerLostError(error.code, f"fileserver {self.address}: {error.detail}")
-
-
-def offer(callback: types_pb2.CallBack | None) -> PromiseOffer | None:
-    """The promise in a reply; None if the message is absent or empty of time."""
-    if callback is None or callback.expires_in_s == 0:
-        return None
-    return PromiseOffer(callback.expires_in_s, callback.sequence, callback.epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 import structlog
 
@@ -61,6 +62,18 @@ class FileServers:
                 on_volume_gone=self._location.forget,
             )
         return client
+
+    def is_lost(self, address: str) -> bool:
+        """True if the fileserver was dealt with and cannot be reached at this moment."""
+        client = self._clients.get(address)
+        return client is not None and client.is_lost
+
+    def rank(self, address: str) -> int:
+        """Among equal sites the one of the lowest rank is asked; each host has an order of its own.
+
+        So the hosts of a cell share the sites of a read-only volume.
+        """
+        return zlib.crc32(f"{self._host_uuid} {address}".encode())
 
     def trusted(self, fid: Fid) -> CacheEntry | None:
         """The cached entry, if it may be answered from now; looks first whether we stood still."""

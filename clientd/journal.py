@@ -34,6 +34,8 @@ COUNTERS = (
     "store_data_calls",
     "change_calls",
     "location_calls",
+    "locations_looked_up_again",
+    "sites_left",
     "bytes_fetched",
     "bytes_stored",
     "cache_hits",

@@ -16,6 +16,7 @@ from clientd.path_walk import PathWalk
 from clientd.statuses import Statuses
 from clientd.volume_identity import VolumeIdentity
 from clientd.volume_location import VolumeLocation
+from clientd.volumes import Volumes
 from clientd.writing import Writing
 
 
@@ -30,6 +31,7 @@ class Services:
     disk: DiskCache
     location: VolumeLocation
     servers: FileServers
+    volumes: Volumes
     statuses: Statuses
     directories: Directories
     data: FileData
@@ -56,7 +58,15 @@ class Services:
         statuses = Statuses(cache, servers, journal)
         directories = Directories(cache, servers, statuses, journal)
         identity = VolumeIdentity(cache, disk, journal)
-        walk = PathWalk(cache, location, servers, identity, statuses, directories)
+        volumes = Volumes(
+            cache=cache,
+            location=location,
+            servers=servers,
+            identity=identity,
+            clock=clock,
+            journal=journal,
+        )
+        walk = PathWalk(cache, volumes, statuses, directories)
         changes = Changes(cache, disk, servers, walk, directories, journal)
         return cls(
             host_uuid=host_uuid,
@@ -66,6 +76,7 @@ class Services:
             disk=disk,
             location=location,
             servers=servers,
+            volumes=volumes,
             statuses=statuses,
             directories=directories,
             data=FileData(disk, statuses, journal),

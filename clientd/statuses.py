@@ -12,10 +12,10 @@ from afs.v1 import file_server_pb2 as pb
 from afs.v1 import types_pb2
 from afs.wire import fid_to_wire
 from clientd.core.cache import VnodeCache
-from clientd.fileserver_client import FileServerClient
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.single_flight import SingleFlight
+from clientd.volume_calls import VolumeCalls
 
 
 class Source(IntEnum):
@@ -50,14 +50,14 @@ class Statuses:
 
     async def status(
         self,
-        server: FileServerClient,
+        volume: VolumeCalls,
         fid: Fid,
         fetch: Callable[[], Awaitable[Known]] | None = None,
     ) -> Known:
         """The vnode's status: cached under a promise, or fetched.
 
         Args:
-            server: whom to ask.
+            volume: the one it is in.
             fid: the vnode.
             fetch: how to ask; FetchStatus unless given.
 
@@ -72,7 +72,7 @@ class Statuses:
             entry = self._servers.trusted(fid)
             if entry is not None:
                 return Known(entry.status, fetched.source if fetched else Source.CACHE)
-            landed = await self._flights.run(fid, fetch or (lambda: self._fetch(server, fid)))
+            landed = await self._flights.run(fid, fetch or (lambda: self._fetch(volume, fid)))
             if landed.asked_before:
                 return landed.value
             fetched = landed.value
@@ -81,19 +81,19 @@ class Statuses:
         """How many wait for the vnode's status."""
         return self._flights.waiting(fid)
 
-    async def _fetch(self, server: FileServerClient, fid: Fid) -> Known:
+    async def _fetch(self, volume: VolumeCalls, fid: Fid) -> Known:
         before = self._cache.get(fid)
         version = before.status.data_version if before is not None else None
         self._journal.count("fetch_status_calls")
         request = pb.FetchStatusRequest(fid=fid_to_wire(fid))
         try:
-            response, ticket = await server.call(server.stub.FetchStatus, request)
+            response, ticket = await volume.call(lambda stub: stub.FetchStatus, request)
         except AfsError as error:
             if error.code is AfsCode.VNOVNODE:
                 self._cache.forget(fid)
             raise
-        vnode, _ = server.take_in(response.status, callback_of(response), ticket)
-        self._journal.tell("status.fetched", server=server.address, fids=(fid,))
+        vnode, _ = volume.take_in(response.status, callback_of(response), ticket)
+        self._journal.tell("status.fetched", server=ticket.server, fids=(fid,))
         if vnode.data_version == version:
             self._journal.count("revalidated")
             return Known(vnode, Source.REVALIDATED)

@@ -29,7 +29,7 @@ from clientd.changes import Changes
 from clientd.core.cache import VnodeCache
 from clientd.core.piece import PieceKey
 from clientd.disk_cache import DiskCache
-from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError, FileServerClient
+from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.path_walk import Absent, CellRoot, PathWalk, Place
@@ -91,7 +91,7 @@ class Writing:
         if not first and created is not None:
             return created
         if not first and not options.truncate and set_status == NOTHING:
-            return (await self._statuses.status(place.server, place.fid)).vnode
+            return (await self._statuses.status(place.volume, place.fid)).vnode
         opening = pb.StoreDataOpen(
             fid=fid_to_wire(place.fid),
             offset=offset,
@@ -112,7 +112,7 @@ class Writing:
         if isinstance(found, Absent) and options.create:
             try:
                 vnode = await self._changes.make_file(
-                    found.server, found.parent, found.name, set_status
+                    found.volume, found.parent, found.name, set_status
                 )
             except AfsError as error:
                 if error.code is not AfsCode.EEXIST:
@@ -122,7 +122,7 @@ class Writing:
             else:
                 return (
                     Place(
-                        found.server,
+                        found.volume,
                         vnode.fid,
                         vnode.type,
                         found.parent,
@@ -167,12 +167,15 @@ class Writing:
                 for piece in _pieces(more):
                     yield pb.StoreDataRequest(data=piece)
 
-        server: FileServerClient = place.server
+        volume = place.volume
         try:
-            response, ticket = await server.store(
-                server.stub.StoreData, messages, may_repeat=lambda: spool.complete
+            response, ticket = await volume.store(
+                lambda stub: stub.StoreData,
+                messages,
+                may_repeat=lambda: spool.complete,
+                progress=lambda: spool.length,
             )
-            vnode = server.take_in_changed(response.status, callback_of(response), ticket)
+            vnode = volume.take_in_changed(response.status, callback_of(response), ticket)
         except AfsError as error:
             if isinstance(error, AnswerLostError):
                 self._cache.distrust([place.fid], self._servers.now() + OUTCOME_UNKNOWN_S)

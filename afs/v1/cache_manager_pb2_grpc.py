@@ -94,6 +94,11 @@ class CacheManagerStub:
                 request_serializer=afs_dot_v1_dot_cache__manager__pb2.FlushAllRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_cache__manager__pb2.FlushAllResponse.FromString,
                 _registered_method=True)
+        self.CheckVolumes = channel.unary_unary(
+                '/afs.v1.CacheManager/CheckVolumes',
+                request_serializer=afs_dot_v1_dot_cache__manager__pb2.CheckVolumesRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_cache__manager__pb2.CheckVolumesResponse.FromString,
+                _registered_method=True)
         self.CheckServers = channel.unary_unary(
                 '/afs.v1.CacheManager/CheckServers',
                 request_serializer=afs_dot_v1_dot_cache__manager__pb2.CheckServersRequest.SerializeToString,
@@ -193,6 +198,13 @@ class CacheManagerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckVolumes(self, request, context):
+        """Looks up anew where volumes are, and whether there is a `root.cell`, when they are next needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckServers(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -280,6 +292,11 @@ def add_CacheManagerServicer_to_server(servicer, server):
                     servicer.FlushAll,
                     request_deserializer=afs_dot_v1_dot_cache__manager__pb2.FlushAllRequest.FromString,
                     response_serializer=afs_dot_v1_dot_cache__manager__pb2.FlushAllResponse.SerializeToString,
+            ),
+            'CheckVolumes': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckVolumes,
+                    request_deserializer=afs_dot_v1_dot_cache__manager__pb2.CheckVolumesRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_cache__manager__pb2.CheckVolumesResponse.SerializeToString,
             ),
             'CheckServers': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckServers,
@@ -626,6 +643,33 @@ class CacheManager:
             '/afs.v1.CacheManager/FlushAll',
             afs_dot_v1_dot_cache__manager__pb2.FlushAllRequest.SerializeToString,
             afs_dot_v1_dot_cache__manager__pb2.FlushAllResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckVolumes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afs.v1.CacheManager/CheckVolumes',
+            afs_dot_v1_dot_cache__manager__pb2.CheckVolumesRequest.SerializeToString,
+            afs_dot_v1_dot_cache__manager__pb2.CheckVolumesResponse.FromString,
             options,
             channel_credentials,
             insecure,

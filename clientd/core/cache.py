@@ -301,6 +301,10 @@ class VnodeCache:
         """The channel is gone: no promise stands, unless the fileserver says it was kept."""
         self.server(address).channel.on_closed()
 
+    def end_volume(self, address: str, volume: int) -> None:
+        """The volume is not asked for at this fileserver any more: its promises from there end."""
+        self.server(address).end_volume(volume)
+
     def flush_volume(self, volume: int) -> int:
         """Forgets every vnode of a volume; returns how many."""
         fids = [fid for fid in self._entries if fid.volume == volume]

@@ -68,6 +68,11 @@ class KnownServer:
                     ended.append(entry)
         return ended
 
+    def end_volume(self, volume: int) -> None:
+        """Ends every promise on a volume."""
+        for entry in list(self.promised.get(volume, {}).values()):
+            self.end(entry)
+
     def end_all(self) -> None:
         """Ends every promise."""
         for volume in list(self.promised.values()):

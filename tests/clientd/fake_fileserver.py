@@ -459,7 +459,10 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             file_server=self.address, type=types_pb2.VOLUME_TYPE_READ_WRITE, partition="vicepa"
         )
         read_only = vol_server_pb2.Site(
-            file_server=self.address, type=types_pb2.VOLUME_TYPE_READ_ONLY, partition="vicepa"
+            file_server=self.address,
+            type=types_pb2.VOLUME_TYPE_READ_ONLY,
+            partition="vicepa",
+            release=1 if self.has_clones else 0,
         )
         number = self.volumes[name]
         return vol_server_pb2.VolumeEntry(

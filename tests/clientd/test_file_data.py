@@ -57,7 +57,7 @@ async def test_slow_reader_holds_no_stream_of_the_fileserver(
     vnode = server.nodes[fid].vnode
     services = program.client.services
     await program.stat("/home/f")
-    client = services.servers.at(server.address)
+    client = await services.volumes.named("home")
     got = bytearray()
     async with aclosing(services.data.read(client, vnode, 0, len(data))) as stream:
         got += await anext(stream)
