@@ -9,12 +9,14 @@ Theory of operation
     The worker calls `break_slice` until there is nothing left. Volumes are taken in the order they
     were marked, and all their hosts are told before any entry is dismantled, so that the size of
     one volume delays no other one. A host that calls in before the worker came to it is told at
-    once (`break_delayed`); either way it is told once (I6), because telling takes it off the mark.
+    once (`break_delayed`), and so is one that holds what somebody has just changed
+    (`tell_holders`); in any case it is told once (I6), because telling takes it off the mark.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 
 from afs.limits import WORKER_SLICE_HOSTS, WORKER_SLICE_PROMISES
@@ -22,7 +24,7 @@ from afs.types import BreakReason, Fid, whole_volume_fid
 from afsd.core.deliveries import Deliveries, Wait
 from afsd.core.hosts import Host, Session
 from afsd.core.promises import PromiseTable
-from afsd.core.volume_promises import VolumePromises
+from afsd.core.volume_promises import VolumePromises, file_key
 
 
 class MarkedVolume:
@@ -112,6 +114,27 @@ class BreakLater:
         while host.delayed:
             self._deliveries.counters["breaks_at_call"] += 1
             self._tell(next(iter(host.delayed)), host.session, now, None)
+
+    def has_holders(self, fid: Fid, writer: str | None) -> bool:
+        """True if a mark has this vnode because of a host that is still to be told."""
+        return any(True for _ in self._holders(fid, writer))
+
+    def tell_holders(self, fid: Fid, writer: str | None, now: float) -> None:
+        """Tells now whoever is on a mark because of this vnode: somebody has changed it.
+
+        The writer waits for them, and must not depend on when the worker comes to them. Others of
+        the volume have nothing to do with it.
+        """
+        for mark, session in list(self._holders(fid, writer)):
+            self._tell(mark, session, now, None)
+
+    def _holders(self, fid: Fid, writer: str | None) -> Iterator[tuple[MarkedVolume, Session]]:
+        for mark in self.marked:
+            if mark.promises.volume != fid.volume:
+                continue
+            for session, _ in mark.promises.holders(file_key(fid)):
+                if session in mark.untold and session.host.uuid != writer:
+                    yield mark, session
 
     def _tell(self, mark: MarkedVolume, session: Session, now: float, wait: Wait | None) -> None:
         host = session.host

@@ -46,8 +46,7 @@ class CallBackBase:
             host = self.deliveries.add_host(uuid, now)
             host.session.lease_end = now + settings.stretched_lease_s
             self.deliveries.mark_down(host, DownCause.SERVER_RESTARTED, now)
-            if settings.strict:
-                self.deliveries.doubts.untold(uuid, host.session.lease_end, (EVERYTHING,))
+            self.deliveries.doubt(host, (EVERYTHING,), host.session.lease_end)
         self.deliveries.deadlines.add(now + PROMISE_SWEEP_S, SweepDue())
 
     @property

@@ -65,6 +65,7 @@ from afsd.core.host_events import HostEvents
 from afsd.core.hosts import CallBack, Host, Session
 from afsd.core.instructions import Instruction, Outcome, Resolve, WakeWorker
 from afsd.core.lifetimes import promise_lifetime_s
+from afsd.core.not_told import NotTold
 from afsd.core.planned_restart import PlannedRestart
 
 
@@ -80,7 +81,7 @@ class Promise:
     whole_volume: bool
 
 
-class CallBackMachine(HostEvents, PlannedRestart):
+class CallBackMachine(HostEvents, NotTold, PlannedRestart):
     """All callback state of one fileserver. See the module's theory of operation."""
 
     _sweeping: Iterator[int] | None = None
@@ -179,6 +180,10 @@ class CallBackMachine(HostEvents, PlannedRestart):
         ones are VENUSDOWN and the ticket is resolved all the same; with strict coherence not before
         their leases have run out.
 
+        Holders are also those whose promise went with an earlier change of the vnode, or with a
+        give-back of its volume, and who have not taken that in: they would go on answering with
+        what is older than both changes (I8).
+
         Args:
             changed: vnodes and why.
             writer: UUID of the host that made the change; it keeps its promises. None for nobody.
@@ -189,8 +194,9 @@ class CallBackMachine(HostEvents, PlannedRestart):
         wait = Wait(ticket)
         writing = self.hosts.get(writer) if writer else None
         keep = writing.session if writing else None
-        if self.settings.strict:
-            self._outlive_earlier_changes(changed, writer, wait, now)
+        for fid, _ in changed:
+            self.later.tell_holders(fid, writer, now)
+            self.deliveries.outlive_doubts(wait, fid, writer, now)
         targets: dict[tuple[Host, BreakReason], list[Fid]] = {}
         for fid, reason in changed:
             for callback in self.table.take(fid, keep):
@@ -214,36 +220,12 @@ class CallBackMachine(HostEvents, PlannedRestart):
         """False if `break_callbacks` would find nobody to tell: then no writer need wait."""
         host = self.hosts.get(writer) if writer else None
         keep = host.session if host else None
-        if self.settings.strict and self._has_earlier_changes(changed, writer):
-            return True
-        return any(self.table.has_holder_but(fid, keep) for fid, _ in changed)
-
-    def _has_earlier_changes(
-        self, changed: Sequence[tuple[Fid, BreakReason]], writer: str | None
-    ) -> bool:
-        volumes = {fid.volume for fid, _ in changed}
-        doubts = self.deliveries.doubts
-        return any(mark.promises.volume in volumes for mark in self.later.marked) or any(
-            doubts.under_way(fid) or doubts.trusted_until(fid, writer) for fid, _ in changed
+        return any(
+            self.table.has_holder_but(fid, keep)
+            or self.later.has_holders(fid, writer)
+            or self.deliveries.has_doubts(fid, writer)
+            for fid, _ in changed
         )
-
-    def _outlive_earlier_changes(
-        self,
-        changed: Sequence[tuple[Fid, BreakReason]],
-        writer: str | None,
-        wait: Wait,
-        now: float,
-    ) -> None:
-        """With strict coherence, a writer waits also for what earlier changes took from hosts.
-
-        A holder that has not taken in the break of a change before this one, or of its volume,
-        would go on answering with what is older than both (I8).
-        """
-        volumes = {fid.volume for fid, _ in changed}
-        for mark in [mark for mark in self.later.marked if mark.promises.volume in volumes]:
-            self.later.break_now(mark, now, None)
-        for fid, _ in changed:
-            self.deliveries.outlive_doubts(wait, fid, writer, now)
 
     # --- volumes: marked now, broken later --------------------------------------------------------
 

@@ -60,14 +60,25 @@ class Wait:
 class Delivery:
     """One message that a host has to acknowledge.
 
-    A reset has no targets; if it `keeps`, it tells the host that its session goes on.
+    A reset has no targets; if it `keeps`, it tells the host that its session goes on. A break ends
+    promises given at or before `through`.
     """
 
-    __slots__ = ("host", "is_reset", "keeps", "of_volume", "sequence", "targets", "waits")
+    __slots__ = (
+        "host",
+        "is_reset",
+        "keeps",
+        "of_volume",
+        "sequence",
+        "targets",
+        "through",
+        "waits",
+    )
 
     def __init__(self, host: Host, sequence: int, targets: tuple[Fid, ...]) -> None:
         self.host = host
         self.keeps = False
+        self.through = 0
         self.sequence = sequence
         self.targets = targets
         self.is_reset = not targets
@@ -178,8 +189,8 @@ class Deliveries:
             return
         assert host.channel is not None, "a host without a channel holds no promises"
         delivery = self._deliver(host, now, targets)
-        if self.settings.strict:
-            self.doubts.sent(delivery)
+        delivery.through = through
+        self.doubts.sent(delivery)
         if wait is not None:
             wait.pending += 1
             delivery.waits.append(wait)
@@ -263,13 +274,12 @@ class Deliveries:
 
         What it is owed is covered by the reset to come (M6).
         """
-        if self.settings.strict:
-            lease_end = host.session.lease_end
-            under_way = host.outstanding.values()
-            self.doubt(host, (target for one in under_way for target in one.targets), lease_end)
-            self.doubt(host, (mark.target for mark in host.delayed), lease_end)
-            held = (volume.volume for volume in host.session.volumes)
-            self.doubts.tossed(host.uuid, lease_end, held)
+        lease_end = host.session.lease_end
+        under_way = host.outstanding.values()
+        self.doubt(host, (target for one in under_way for target in one.targets), lease_end)
+        self.doubt(host, (mark.target for mark in host.delayed), lease_end)
+        held = (volume.volume for volume in host.session.volumes)
+        self.doubts.tossed(host.uuid, lease_end, held)
         for wait in self.drop_owed(host):
             self._await_lease(wait, host, now)
             self.one_less(wait)
@@ -346,23 +356,31 @@ class Deliveries:
         wait.pending += 1
         self.deadlines.add(lease_end, LeaseOutlived(wait))
 
-    def outlive_doubts(self, wait: Wait, fid: Fid, writer: str | None, now: float) -> None:
-        """With strict coherence, has a writer wait for everybody who may still rely on a vnode.
+    def has_doubts(self, fid: Fid, writer: str | None) -> bool:
+        """True if `outlive_doubts` may find somebody to wait for."""
+        return bool(
+            self.doubts.under_way(fid)
+            or (self.settings.strict and self.doubts.trusted_until(fid, writer))
+        )
 
-        That is, of whom the table does not know any more: because of earlier changes.
+    def outlive_doubts(self, wait: Wait, fid: Fid, writer: str | None, now: float) -> None:
+        """Has a writer wait for those who may rely on a vnode though the table knows nothing of it.
+
+        That is, because of earlier changes: for their acks; with strict coherence also for the
+        leases of those that went down before.
         """
         for delivery in self.doubts.under_way(fid):
             if delivery.host.uuid != writer:
                 wait.pending += 1
                 delivery.waits.append(wait)
-        lease_end = self.doubts.trusted_until(fid, writer)
-        if lease_end > now:
-            self.outlive(wait, lease_end)
+        if self.settings.strict:
+            lease_end = self.doubts.trusted_until(fid, writer)
+            if lease_end > now:
+                self.outlive(wait, lease_end)
 
     def doubt(self, host: Host, targets: Iterable[Fid], lease_end: float) -> None:
         """A host may rely on these until its lease has run out: it was not told."""
-        if self.settings.strict:
-            self.doubts.untold(host.uuid, lease_end, targets)
+        self.doubts.untold(host.uuid, lease_end, targets)
 
     def _await_lease(self, wait: Wait, host: Host, now: float) -> None:
         """With strict coherence, has a writer wait for the lease of a silent host to end."""

@@ -208,9 +208,9 @@ async def test_a_volume_on_two_partitions_is_served_from_the_first(
     finally:
         await client.close()
         await daemon.stop()
-    (failed,) = log_events.named("volume.attach_failed")
-    assert failed["volume"] == VOLUME
-    assert failed["partition"] == "vicepb"
+    (ignored,) = log_events.named("volume.copy_ignored")
+    assert ignored["volume"] == VOLUME
+    assert ignored["partition"] == "vicepb"
     partition = Partition.open(tmp_path / "vicepa", holder="test")
     volume = partition.open_volume(VOLUME)
     assert [entry.name for entry in volume.entries(ROOT, "", 10)] == ["a"]
