@@ -27,7 +27,8 @@ def main() -> int:
         print(
             f"{tally.histories} histories, {tally.steps} steps in {took_s:.1f} s of one core "
             f"({tally.steps / max(took_s, 1e-9):,.0f} a second), {tally.reads} reads checked "
-            f"({tally.reads_excused} stale within the bound), {tally.breaks} breaks"
+            f"({tally.reads_excused} stale within the bound, {tally.reads_kept} under promises "
+            f"kept over a restart), {tally.breaks} breaks"
         )
         if failure is None:
             return 0

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from afs.errors import AfsError
-from afs.types import Fid
+from afs.types import Fid, whole_volume_fid
 from afsd.core import break_later, callback_machine, deliveries, host_events
 from afsd.core.settings import CallBackSettings
 from afsd.core.volume_rules import FsyncCommand, FsyncReason
@@ -149,6 +149,8 @@ class Cell:
         server = self.server
         if up.is_cut or down.is_cut or not server.process.alive or server.process.frozen:
             return None
+        if server.stopping:
+            return None
         process = self.clients[uuid].process
         connection = Connection(process, server.process, up, down, receive, on_lost)
         self._connections[uuid, kind] = connection
@@ -166,7 +168,7 @@ class Cell:
         change: Change | None = None,
     ) -> Decision | None:
         server = self.server
-        if not server.process.alive:
+        if not server.process.alive or server.stopping:
             return None
         decided: Future[Decision | None] = Future()
 
@@ -282,12 +284,66 @@ class Cell:
             return
         server.process.kill()
         server.lose_unsynced(self._rng)
-        self.checker.server_gone(self.kernel.now)
+        self.checker.server_gone(server.epoch, self.kernel.now)
         for connection in self._connections.values():
             if connection.server is server.process:
                 notices_s = self._rng.uniform(0.0, action.seconds_2)
                 connection.break_off(notices_s, 0.0)
         self.kernel.at(self.kernel.now + action.seconds, None, self._restart_server)
+
+    def _do_restart_server(self, action: Action) -> None:
+        """A planned restart; what the file and the volumes go through meanwhile is in the action.
+
+        `number`: files of `volume` changed while the fileserver is away. `word`: the file is
+        damaged or lost. `seconds_2`: how long the next life lasts, if it ends in a crash. `who`
+        writes just before, and the other volume is marked, with a worker that is slow.
+        """
+        server = self.server
+        if server.process.alive and not server.stopping:
+            server.process.start(self._stop_server(server, action))
+
+    async def _stop_server(self, server: FileServer, action: Action) -> None:
+        if action.who:
+            fid = self._fid(action.volume, 0)
+            client = self.clients[action.who]
+            self._spawn(client, lambda: client.write(fid))
+            server.worker_paused_until = self.kernel.now + 0.5
+            other = next(volume for volume in VOLUMES if volume != action.volume)
+            self._volserver_process.start(self.volserver.break_callbacks(other))
+            await sleep(server.process, self._rng.uniform(0.0, 5.0) * self.plan.delay_s)
+            if server.stopping:
+                return
+        await server.stop()
+        server.process.kill()
+        self.checker.server_stopped(server.epoch, self.kernel.now)
+        for connection in self._connections.values():
+            if connection.server is server.process:
+                connection.close_at_server()
+        data = self.disk.callback_state
+        if data is not None and action.word == "damaged":
+            at = self._rng.randrange(len(data))
+            self.disk.callback_state = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+        elif action.word == "lost":
+            self.disk.callback_state = None
+        self.kernel.at(self.kernel.now + action.seconds / 2, None, self._change_offline, action)
+        back_at = self.kernel.now + action.seconds
+        self.kernel.at(back_at, None, self._restart_server)
+        if action.seconds_2:
+            crash = Action(back_at + action.seconds_2, "crash", seconds=0.05)
+            self.kernel.at(crash.at, None, self._act, crash)
+
+    def _change_offline(self, action: Action) -> None:
+        """A tool works on a volume that no daemon has."""
+        volume = self.disk.volumes[action.volume]
+        if not action.number or volume.holder is not None or self.server.process.alive:
+            return
+        now = self.kernel.now
+        change = Change({}, by_volume=True)
+        for fid in sorted(fid for fid in volume.vnodes if fid != volume.root)[: action.number]:
+            change.versions[fid] = volume.write(fid).data_version
+        self.checker.must_break((whole_volume_fid(volume.volume_id),), None, 1 << 60, now)
+        self.checker.acked(change, now)
+        self.tell("tool", f"worked on {volume.volume_id}", changed=change.versions)
 
     def _restart_server(self) -> None:
         if self.server.process.alive:

@@ -64,12 +64,16 @@ class Owed:
 class HostLedger:
     """What one host holds and is owed, by the recorder's own books.
 
-    `promises`: place in the sequence and real time of the end, by Fid.
+    `promises`: place in the sequence and real time of the end, by Fid. `must_be_reset`: the
+    fileserver ended; `ended`, `crashed`: epochs of the last life that ended, and of the last one
+    whose end nobody meant.
     """
 
     promises: dict[Fid, tuple[int, float]] = field(default_factory=dict)
     owed: list[Owed] = field(default_factory=list)
     must_be_reset: bool = False
+    ended: int = 0
+    crashed: int = 0
 
 
 class Checker:
@@ -93,6 +97,7 @@ class Checker:
         self._sent: Counter[tuple[str, int, int, Fid]] = Counter()
         self.reads = 0
         self.reads_excused = 0
+        self.reads_kept = 0
         self.breaks_taken_in = 0
 
     # --- changes ----------------------------------------------------------------------------------
@@ -146,6 +151,22 @@ class Checker:
         """A client dropped all its promises: whatever it tells from now on is asked for."""
         self._raise_floor(client, committed)
         self.all_dropped(client)
+
+    def kept_taken_in(self, client: str, epoch: int) -> None:
+        """A client was told that it may rely on what it holds from before a planned restart.
+
+        What it is owed all the same must reach it before the next answer does. The word of a life
+        that is over by now does no harm and no good.
+        """
+        ledger = self._ledgers[client]
+        if epoch <= ledger.ended:
+            return
+        ensure(
+            not ledger.crashed,
+            "I9",
+            f"{client} is told that its promises are kept, by a fileserver that had crashed",
+        )
+        ledger.must_be_reset = False
 
     def all_dropped(self, client: str) -> None:
         """A client relies on nothing any more: it is owed nothing."""
@@ -280,14 +301,26 @@ class Checker:
         """What hosts are owed."""
         return {host: ledger.owed for host, ledger in self._ledgers.items() if ledger.owed}
 
-    def server_gone(self, now: float) -> None:
+    def server_gone(self, epoch: int, now: float) -> None:
         """The fileserver died: whoever may rely on a promise is to be reset first (I9)."""
         for ledger in self._ledgers.values():
             ledger.must_be_reset |= bool(ledger.owed) or any(
                 until > now for _, until in ledger.promises.values()
             )
+            ledger.ended = ledger.crashed = epoch
             ledger.owed.clear()
             ledger.promises.clear()
+
+    def server_stopped(self, epoch: int, now: float) -> None:
+        """The fileserver ended on purpose: whoever relies on promises is told first what of them.
+
+        Unlike after a crash they may be kept, unless their host is owed something.
+        """
+        for ledger in self._ledgers.values():
+            ledger.ended = epoch
+            ledger.must_be_reset |= bool(ledger.owed) or any(
+                until > now for _, until in ledger.promises.values()
+            )
 
     def client_gone(self, client: str) -> None:
         """A client died, and with it all that it relied on."""

@@ -14,13 +14,14 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from afs.errors import AfsCode, AfsError
 from afs.types import DirectoryEntry, Fid, Vnode, VnodeType
+from afsd.core.hosts import SessionName
 from clientd.callback_channel import REATTACH_FIRST_S, REATTACH_MAX_S
 from clientd.core.cache import VnodeCache
 from clientd.core.channel import Instruction, Reattach, SendAck, SendRenewLease
 from clientd.core.entry import CacheEntry
 from clientd.core.listing import AddName, Edit, Listing, RemoveName
 from clientd.core.marks import BreakMarks
-from clientd.core.promise import PromiseOffer, Ticket
+from clientd.core.promise import Promise, PromiseOffer, Ticket
 from clientd.core.stall import TURN_S, StallDetector
 from clientd.fileserver_client import ATTACH_PATIENCE_S, CALL_TIMEOUT_S, OUTCOME_UNKNOWN_S
 from clientd.retry import Patience
@@ -156,6 +157,8 @@ class Client:
         self._frozen_since_turn = False
         self._attachable = True
         self._changing_names = 0
+        # What was promised in an earlier life of the fileserver, and kept.
+        self._kept: dict[Fid, Promise | None] = {}
         self._retry_s = REATTACH_FIRST_S
         self._leave: Future[str] = Future()
         self._stream: Connection | None = None
@@ -224,7 +227,9 @@ class Client:
             )
             if stream is not None:
                 self._stream = stream
-                stream.up.send(Hello(self.uuid))
+                held = self.state.held
+                resumes = None if held is None else SessionName(held.epoch, held.sequence)
+                stream.up.send(Hello(self.uuid, resumes))
                 break
             await within(self.process, leave, self._rng.uniform(0.1, 1.0))
         why = await leave
@@ -237,7 +242,6 @@ class Client:
     def _lost(self) -> None:
         self.attached.clear()
         self.cache.on_lost(ADDRESS)
-        self._checker.all_dropped(self.uuid)
         self._poke()
 
     def _take_in(self, message: object) -> None:
@@ -245,13 +249,8 @@ class Client:
             return
         now = self.process.now()
         match message:
-            case Init(sequence, epoch, lease_s):
-                instructions = self.cache.on_init(
-                    ADDRESS, sequence=sequence, epoch=epoch, lease_s=lease_s, now=now
-                )
-                self._tell(self.uuid, "takes in InitCallBackState", sequence=sequence)
-                self._checker.reset_taken_in(self.uuid, self._committed())
-                self._do(instructions)
+            case Init():
+                self._init(message)
                 self._retry_s = REATTACH_FIRST_S
                 self.attached.set()
             case Break():
@@ -260,6 +259,36 @@ class Client:
                 self._do(self.state.on_probe(0, renews, now))
             case _:
                 self._leave.set("closed by the fileserver")
+
+    def _init(self, message: Init) -> None:
+        goes_on = self.state.goes_on(kept=message.kept)
+        instructions = self.cache.on_init(
+            ADDRESS,
+            sequence=message.sequence,
+            epoch=message.epoch,
+            lease_s=message.lease_s,
+            now=self.process.now(),
+            kept=message.kept,
+        )
+        self._tell(self.uuid, "takes in InitCallBackState", sequence=message.sequence, kept=goes_on)
+        if goes_on:
+            self._checker.kept_taken_in(self.uuid, message.epoch)
+            self._kept = {
+                fid: entry.promise
+                for entries in self.cache.server(ADDRESS).promised.values()
+                for fid, entry in entries.items()
+            }
+            self.process.start(self._read_kept())
+        else:
+            self._checker.reset_taken_in(self.uuid, self._committed())
+        self._do(instructions)
+
+    async def _read_kept(self) -> None:
+        """Somebody comes to see what was kept, at about the time of the first renewal's answer."""
+        await sleep(self.process, self._rng.uniform(0.0, 0.5))
+        for fid in sorted(self._kept):
+            if fid in self.files:
+                self.process.start(self.read(fid, data=False))
 
     def _break(self, message: Break) -> None:
         self.cache.on_break(
@@ -540,6 +569,7 @@ class Client:
         while True:
             entry = self.trusted(fid)
             if entry is not None:
+                self._checker.reads_kept += entry.promise is self._kept.get(fid)
                 return Known(entry.status, from_cache=True)
             known, asked_before = await self._status_flights.run(
                 fid, lambda: self._fetch(fid, method)

@@ -1,4 +1,4 @@
-"""What survives a crash: volumes, who has them open, known hosts, the last epoch.
+"""What survives a crash: volumes, who has them open, known hosts, the last epoch, callback state.
 
 Only what is here is durable. A change is in memory until its commit has been synced; a crash loses
 it, or, if the disk was faster than the answer, does not.
@@ -100,3 +100,5 @@ class Disk:
     volumes: dict[int, DiskVolume] = field(default_factory=dict)
     known_hosts: set[str] = field(default_factory=set)
     last_epoch: int = 0
+    # The file that a fileserver which stops leaves to its next life.
+    callback_state: bytes | None = None

@@ -14,10 +14,13 @@ from itertools import count
 from typing import NamedTuple
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import ACK_HEAD_START_S, WORKER_TICK_S
+from afs.limits import ACK_HEAD_START_S, DRAIN_S, WORKER_TICK_S
 from afs.types import BreakReason, Fid, Vnode, whole_volume_fid
-from afsd.core import volume_state
+from afsd import callback_state
+from afsd.callback_state import KeptState
+from afsd.core import saved_state, volume_state
 from afsd.core.callback_machine import CallBackMachine
+from afsd.core.hosts import SessionName
 from afsd.core.instructions import (
     AnswerRenewal,
     CloseChannel,
@@ -46,6 +49,7 @@ from tests.sim.kernel import Cancelled, Future, Level, Process, Task, sleep
 from tests.sim.network import Connection
 
 HOLDER = "fileserver"
+BOOT_ID = "the only one"
 
 
 class Offer(NamedTuple):
@@ -69,6 +73,7 @@ class Hello(NamedTuple):
     """Opens a callback channel."""
 
     host: str
+    resumes: SessionName | None = None
 
 
 class Ack(NamedTuple):
@@ -89,6 +94,7 @@ class Init(NamedTuple):
     sequence: int
     epoch: int
     lease_s: float
+    kept: bool = False
 
 
 class Break(NamedTuple):
@@ -209,8 +215,11 @@ class FileServer:
         self._tell = tell
         self._by_worker = by_worker
         wall_ms = int((process.clock.wall_offset + process.now()) * 1000)
+        kept = self._take_kept()
         self.epoch = disk.last_epoch = max(disk.last_epoch + 1, wall_ms)
-        self.machine = CallBackMachine(settings, process.now(), sorted(disk.known_hosts))
+        self.machine = CallBackMachine(
+            settings, process.now(), sorted(disk.known_hosts), self.epoch
+        )
         self.deadline = settings.break_deadline_s
         self.longest_wait_s = settings.break_deadline_s + (
             settings.stretched_lease_s if settings.strict else 0.0
@@ -231,9 +240,68 @@ class FileServer:
         self._armed: float | None = None
         self._ends: dict[int, Future[None]] = {}
         self._calls: dict[tuple[Connection, int], Task[None]] = {}
+        self.stopping = False
+        self._changing = 0
+        self._no_changes = Level()
+        if kept is not None:
+            self.machine.restore(kept.callbacks, process.now())
         self._attach_all()
+        if kept is not None:
+            marks = {volume_id: entry.record.mark for volume_id, entry in self.volumes.items()}
+            known = {volume_id: mark for volume_id, mark in marks.items() if mark is not None}
+            unchanged = saved_state.unchanged_volumes(kept.volumes, known)
+            self._execute(self.machine.compare_volumes(unchanged, process.now()))
+            self.disk.known_hosts.update(self.machine.hosts)
         process.start(self._work())
         self._poke()
+
+    # --- planned restarts -------------------------------------------------------------------------
+
+    def _take_kept(self) -> KeptState | None:
+        """What the life before this one left; the file is gone when this returns."""
+        data = self.disk.callback_state
+        if data is None:
+            return None
+        self._remove_state()
+        try:
+            kept = callback_state.decode(data)
+            callback_state.check(
+                kept, last_epoch=self.disk.last_epoch, boot_id=BOOT_ID, now=self.process.now()
+            )
+        except callback_state.UnusableStateError as error:
+            self._tell("fileserver", f"sets the callback state aside: {error}")
+            return None
+        self._tell("fileserver", "takes the callback state", hosts=len(kept.callbacks.hosts))
+        return kept
+
+    def _remove_state(self) -> None:
+        self.disk.callback_state = None
+
+    async def stop(self) -> None:
+        """As `FileServerDaemon.stop`: channels end, calls drain, volumes go, state is written."""
+        self.stopping = True
+        self.machine.begin_stop()
+        for ended in list(self._ends.values()):
+            ended.set(None)
+        drained_by = self.process.now() + DRAIN_S
+        while self._calls and self.process.now() < drained_by:
+            await sleep(self.process, 0.05)
+        for task in self._calls.values():
+            task.cancel()
+        while self._changing:
+            self._no_changes.clear()
+            await self._no_changes.wait(self.process, 3600.0)
+        marks = {}
+        for volume_id, entry in self.volumes.items():
+            if entry.attached is not None:
+                await self._let_go(entry, entry.attached)
+                entry.record = VolumeRecord(VolumeState.OFFLINE)
+                marks[volume_id] = entry.volume.mark
+        saved = self.machine.save(self.process.now())
+        if saved.hosts:
+            kept = KeptState(self.epoch, BOOT_ID, self.process.now(), saved, marks)
+            self.disk.callback_state = callback_state.encode(kept)
+        self._tell("fileserver", "stopped", left=[host.uuid for host in saved.hosts])
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -250,7 +318,7 @@ class FileServer:
             task = self._calls.pop((connection, message.number), None)
             if task is not None:
                 task.cancel()
-        else:
+        elif not self.stopping:
             self._calls[connection, message.number] = self.process.spawn(
                 self._serve(connection, message)
             )
@@ -261,14 +329,14 @@ class FileServer:
 
     def accept_channel(self, connection: Connection) -> None:
         """A client connected, for a callback channel."""
-        hello: Future[str] = Future()
+        hello: Future[Hello] = Future()
         ended: Future[None] = Future()
         channel: list[tuple[str, int]] = []
 
         def receive(message: Hello | Ack | RenewLease | None) -> None:
             match message:
-                case Hello(host):
-                    hello.set(host)
+                case Hello():
+                    hello.set(message)
                 case Ack(sequence) if channel:
                     self._step(self.machine.acked(*channel[0], sequence, self.process.now()))
                 case RenewLease(number) if channel:
@@ -283,20 +351,24 @@ class FileServer:
     async def _attach(
         self,
         connection: Connection,
-        hello: Future[str],
+        hello: Future[Hello],
         ended: Future[None],
         channel: list[tuple[str, int]],
     ) -> None:
         """CallBackChannel.Attach, from hello to its end."""
-        host = await hello
+        host, resumes = await hello
         if host not in self._known:
             await sleep(self.process, self._sync_s())
             self._known.add(host)
             self.disk.known_hosts.add(host)
+        if self.stopping:
+            connection.close_at_server()
+            return
         number = next(self._channels)
         self._outboxes[number] = connection
         self._hosts_of[number] = host
-        instructions = self.machine.attach(host, number, "sim", "sim", self.process.now())
+        now = self.process.now()
+        instructions = self.machine.attach(host, number, "sim", "sim", now, resumes)
         assert instructions is not None
         channel.append((host, number))
         self._ends[number] = ended
@@ -496,7 +568,26 @@ class FileServer:
         writer: str | None,
     ) -> Vnode:
         """Commits a change and breaks; a task of its own, so that a caller may hang up."""
-        return await self.process.spawn(self._commit_and_break(attached, mutate, changed, writer))
+        self._changing += 1
+        return await self.process.spawn(self._to_the_end(attached, mutate, changed, writer))
+
+    async def _to_the_end(
+        self,
+        attached: Attached,
+        mutate: Callable[[], Vnode],
+        changed: Callable[[Vnode], dict[Fid, BreakReason]],
+        writer: str | None,
+    ) -> Vnode:
+        """A change that a stop waits for."""
+        try:
+            return await self._commit_and_break(attached, mutate, changed, writer)
+        finally:
+            self._change_ended()
+
+    def _change_ended(self) -> None:
+        self._changing -= 1
+        if not self._changing:
+            self._no_changes.set()
 
     async def _commit_and_break(
         self,
@@ -606,6 +697,7 @@ class FileServer:
         change: Change | None = None,
     ) -> Decision:
         """FSSync.VolumeOp; `change` is what the program did to the volume, for the checker."""
+        self._changing += 1
         decision = await self._decide(volume_id, command, reason, program)
         if decision.breaks is not None:
             began = self.process.now()
@@ -620,6 +712,7 @@ class FileServer:
             by=program,
             breaks=decision.breaks and decision.breaks.name,
         )
+        self._change_ended()
         return decision
 
     async def _decide(
@@ -652,19 +745,22 @@ class FileServer:
             entry.attached = Attached(volume)
             return volume_state.attached(decision, volume.mark)
         if decision.step is Step.DETACH:
-            attached = entry.attached
-            assert attached is not None
-            attached.online = False
-            while attached.committing is not None:
-                await attached.committing
-            while attached.running:
-                attached.idle.clear()
-                await attached.idle.wait(self.process, 3600.0)
-            await sleep(self.process, self._sync_s())
-            entry.attached = None
-            volume.holder = None
+            assert entry.attached is not None
+            await self._let_go(entry, entry.attached)
             return volume_state.detached(decision, volume.mark)
         return decision
+
+    async def _let_go(self, entry: Entry, attached: Attached) -> None:
+        """Detaches a volume."""
+        attached.online = False
+        while attached.committing is not None:
+            await attached.committing
+        while attached.running:
+            attached.idle.clear()
+            await attached.idle.wait(self.process, 3600.0)
+        await sleep(self.process, self._sync_s())
+        entry.attached = None
+        entry.volume.holder = None
 
     async def _volume_changed(
         self, volume: int, reason: BreakReason, change: Change | None
@@ -758,11 +854,14 @@ class FileServer:
                     )
                     message = Break(sequence, self.epoch, targets, reason, through)
                     self._outboxes[channel].down.send(message)
-                case SendReset(channel, sequence):
+                case SendReset(channel, sequence, keeps):
                     self._tell(
-                        "fileserver", f"sends InitCallBackState to {self._hosts_of[channel]}"
+                        "fileserver",
+                        f"sends InitCallBackState to {self._hosts_of[channel]}",
+                        keeps=keeps,
                     )
-                    init = Init(sequence, self.epoch, self.machine.settings.channel_lease_s)
+                    lease_s = self.machine.settings.channel_lease_s
+                    init = Init(sequence, self.epoch, lease_s, keeps)
                     self._outboxes[channel].down.send(init)
                 case AnswerRenewal(channel, number):
                     self._outboxes[channel].down.send(Probe(number))

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from afs.types import Fid
-from afsd.core import volume_state
+from afsd import callback_state
+from afsd.callback_state import KeptState
+from afsd.core import saved_state, volume_state
 from afsd.core.break_later import BreakLater, MarkedVolume
 from afsd.core.callback_machine import CallBackMachine
 from afsd.core.deliveries import Deliveries, Delivery
+from afsd.core.host_events import HostEvents
 from afsd.core.hosts import Host
 from afsd.core.instructions import DownCause, Outcome, WakeWorker
+from afsd.core.planned_restart import PlannedRestart
+from afsd.core.saved_state import SavedState
 from clientd.core import validation
 from clientd.core.cache import VnodeCache
-from clientd.core.channel import ChannelState
+from clientd.core.channel import ChannelPhase, ChannelState
 from clientd.core.promise import PromiseOffer, Ticket
 from clientd.core.stall import StallDetector
 from clientd.core.validation import Verdict
@@ -298,6 +303,58 @@ def _worker_waits_for_acks(original: Callable[..., int]) -> Callable[..., int]:
     return break_slice
 
 
+def _owed_are_suspended(original: Callable[..., Any]) -> Callable[..., Any]:
+    def channel_closed(self: HostEvents, uuid: str, channel: int, now: float) -> Any:
+        host = self._host_of(uuid, channel)
+        if host is None or not (self._stopping and host.is_up and host.session.promises):
+            return original(self, uuid, channel, now)
+        host.channel = None
+        for wait in self.deliveries.drop_owed(host):
+            self.deliveries.one_less(wait)
+        self.deliveries.resolve_calls(host, Outcome.HOST_DOWN)
+        self.deliveries.suspend(host, now)
+        return self._take_out()
+
+    return channel_closed
+
+
+def _suspended_are_told_nothing(original: Callable[..., None]) -> Callable[..., None]:
+    def send_break(self: Deliveries, host: Host, *args: Any) -> None:
+        if not host.suspended:
+            original(self, host, *args)
+
+    return send_break
+
+
+def _all_are_unchanged(before: Mapping[int, Any], now: Mapping[int, Any]) -> frozenset[int]:
+    del now
+    return frozenset(before)
+
+
+def _state_stays(self: FileServer) -> None:
+    del self
+
+
+def _any_epoch_will_do(original: Callable[..., None]) -> Callable[..., None]:
+    def check(kept: KeptState, *, last_epoch: int, **more: Any) -> None:
+        del last_epoch
+        original(kept, last_epoch=kept.epoch, **more)
+
+    return check
+
+
+def _sequence_begins_anew(original: Callable[..., None]) -> Callable[..., None]:
+    def restore(self: PlannedRestart, saved: SavedState, now: float) -> None:
+        original(self, replace(saved, sequence=1), now)
+
+    return restore
+
+
+def _always_goes_on(self: ChannelState, *, kept: bool) -> bool:
+    del kept
+    return self.phase is ChannelPhase.ATTACHING and self.held is not None
+
+
 def _every(owner: Any, name: str, make: Callable[[Any], Any]) -> tuple[Any, str, Any]:
     return owner, name, make(owner.__dict__[name])
 
@@ -440,6 +497,45 @@ MUTANTS: Final = (
             (FileServer, "_commit", _acks_before_sync),
             _every(FileServer, "lose_unsynced", _acks_without_sync),
         ),
+    ),
+    Mutant(
+        "owed-hosts-go-on",
+        "I9",
+        "a host that is owed a break keeps its promises over a planned restart",
+        (_every(HostEvents, "channel_closed", _owed_are_suspended),),
+    ),
+    Mutant(
+        "breaks-of-the-suspended-are-lost",
+        "I9, I4",
+        "a host that is suspended keeps what it should be told has changed",
+        (_every(Deliveries, "send_break", _suspended_are_told_nothing),),
+    ),
+    Mutant(
+        "volumes-not-compared",
+        "I9, T21",
+        "promises are kept on volumes that changed while the fileserver was away",
+        ((saved_state, "unchanged_volumes", _all_are_unchanged),),
+    ),
+    Mutant(
+        "state-found-again",
+        "I9",
+        "the callback state is not removed before serving, nor its epoch looked at",
+        (
+            (FileServer, "_remove_state", _state_stays),
+            _every(callback_state, "check", _any_epoch_will_do),
+        ),
+    ),
+    Mutant(
+        "sequence-begins-anew",
+        "I9",
+        "the break sequence does not go on where kept promises left it",
+        (_every(PlannedRestart, "restore", _sequence_begins_anew),),
+    ),
+    Mutant(
+        "every-reset-keeps",
+        "M6, I9",
+        "the client keeps its promises over a lost channel whatever the fileserver says",
+        ((ChannelState, "goes_on", _always_goes_on),),
     ),
 )
 

@@ -30,6 +30,7 @@ WEIGHTS = {
     "cut": 3,
     "break_off": 1.5,
     "crash": 0.6,
+    "restart_server": 1,
     "restart_client": 0.7,
     "never_acks": 0.5,
     "eager": 1,
@@ -94,11 +95,19 @@ class Plan:
     actions: tuple[Action, ...]
 
 
-def make_plan(seed: int, actions: int = 400) -> Plan:
-    """The plan of a seed."""
+def make_plan(seed: int, actions: int = 400, *, leave_out: tuple[str, ...] = ()) -> Plan:
+    """The plan of a seed.
+
+    Args:
+        seed: of everything.
+        actions: how many.
+        leave_out: kinds that there are not, so that a seed which found something before there were
+            such actions finds it still.
+    """
     rng = random.Random(f"plan {seed}")
     lease_s = rng.choice((10.0, 10.0, 10.0, 3.0, 3000.0))
-    kinds = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=actions)
+    weights = {kind: weight for kind, weight in WEIGHTS.items() if kind not in leave_out}
+    kinds = rng.choices(list(weights), list(weights.values()), k=actions)
     # Some histories are dense, some leave time for leases to run out.
     gap_s = rng.choice((0.005, 0.02, 0.1, 0.5))
     now = 0.3
@@ -169,6 +178,17 @@ def _action(rng: random.Random, kind: str, now: float, lease_s: float) -> Action
         case "crash":
             return Action(
                 now, kind, seconds=rng.choice((0.05, 1.0, 5.0)), seconds_2=rng.choice((0.0, 8.0))
+            )
+        case "restart_server":
+            return Action(
+                now,
+                kind,
+                who=rng.choice(("", who)),
+                volume=volume,
+                number=rng.choice((0, 0, 0, 1, 2)),
+                seconds=rng.choice((0.05, 0.3, 2.0)),
+                seconds_2=rng.choice((0.0, 0.0, 0.0, 0.0, 0.2, 2.0)),
+                word=rng.choice(("", "", "", "", "damaged", "lost")),
             )
         case "restart_client":
             return Action(now, kind, who, number=rng.randrange(2), seconds=rng.uniform(0.0, 1.0))

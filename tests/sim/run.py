@@ -43,6 +43,7 @@ class Tally:
     steps: int = 0
     reads: int = 0
     reads_excused: int = 0
+    reads_kept: int = 0
     breaks: int = 0
     quiet_points: int = 0
 
@@ -59,6 +60,7 @@ def run_plan(plan: Plan, tally: Tally, max_steps: int = 10**9) -> Failure | None
     tally.steps += cell.kernel.steps
     tally.reads += cell.checker.reads
     tally.reads_excused += cell.checker.reads_excused
+    tally.reads_kept += cell.checker.reads_kept
     tally.breaks += cell.checker.breaks_taken_in
     tally.quiet_points += cell.quiet_points
     return failure

@@ -34,6 +34,7 @@ def test_histories_keep_every_rule() -> None:
     assert tally.breaks > 800
     assert tally.reads_excused > 0
     assert tally.quiet_points > 5
+    assert tally.reads_kept > 20
 
 
 def test_a_seed_tells_the_same_story_twice() -> None:
@@ -68,7 +69,12 @@ def test_mutant_is_caught(mutant: Mutant) -> None:
 
 
 def _plan(seed: int, *, strict: bool) -> Plan:
-    return replace(make_plan(seed), strict=strict)
+    return replace(_plan_of_then(seed), strict=strict)
+
+
+def _plan_of_then(seed: int) -> Plan:
+    """The history as it was when it found something, before there were planned restarts."""
+    return make_plan(seed, leave_out=("restart_server",))
 
 
 @pytest.mark.parametrize("seed", [7, 105, 106, 130, 155, 156, 182])
@@ -86,4 +92,4 @@ def test_no_answer_leaves_between_two_breaks(seed: int) -> None:
 @pytest.mark.parametrize("seed", [5257])
 def test_a_change_whose_answer_is_held_back_is_not_taken_for_refused(seed: int) -> None:
     """A writer that is refused its answer, not its change, does not go on trusting the old data."""
-    assert run_plan(make_plan(seed), Tally()) is None
+    assert run_plan(_plan_of_then(seed), Tally()) is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import count
 
 from afs.types import BreakReason, Fid
 from afsd.core.callback_machine import CallBackMachine, Promise
+from afsd.core.hosts import SessionName
 from afsd.core.instructions import (
     AnswerRenewal,
     CloseChannel,
@@ -18,6 +20,7 @@ from afsd.core.instructions import (
     SendReset,
     WakeWorker,
 )
+from afsd.core.saved_state import SavedState
 from afsd.core.settings import CallBackSettings
 from tests.fakes import FakeClock
 
@@ -31,6 +34,7 @@ class Rig:
     """A machine, a clock, and what the machine asked for. I1 is checked after every step.
 
     Attributes:
+        held: the session that each host would name, as its client does.
         inbox: messages sent to each host and not acknowledged yet, in order.
         outcomes: how tickets were resolved.
         wakes: how often the worker was woken.
@@ -41,8 +45,10 @@ class Rig:
         self, settings: CallBackSettings | None = None, known_hosts: tuple[str, ...] = ()
     ) -> None:
         self.clock = FakeClock()
+        self.epoch = 1
+        self.held: dict[str, SessionName] = {}
         self.machine = CallBackMachine(
-            settings or CallBackSettings(), self.clock.now(), known_hosts
+            settings or CallBackSettings(), self.clock.now(), known_hosts, self.epoch
         )
         self.inbox: dict[str, list[SendBreak | SendReset]] = {}
         self.outcomes: dict[int, Outcome] = {}
@@ -84,13 +90,17 @@ class Rig:
                 case Observed():
                     self.seen.append(instruction)
 
-    def attach(self, *hosts: str) -> None:
-        """Hosts open a channel each; the reset waits in their inbox."""
+    def attach(self, *hosts: str, resume: bool = False) -> None:
+        """Hosts open a channel each; the reset waits in their inbox.
+
+        If they resume, they name the session they hold.
+        """
         for host in hosts:
             channel = next(self._channels)
             self._host_of[channel] = host
             self.inbox[host] = []
-            instructions = self.machine.attach(host, channel, "ipv4:1", "test", self.now)
+            resumes = self.held.get(host) if resume else None
+            instructions = self.machine.attach(host, channel, "ipv4:1", "test", self.now, resumes)
             assert instructions is not None
             self.run(instructions)
 
@@ -109,12 +119,44 @@ class Rig:
     def ack(self, host: str) -> SendBreak | SendReset:
         """The host does what its oldest message says, and acknowledges it."""
         message = self.inbox[host].pop(0)
+        if isinstance(message, SendReset) and not message.keeps:
+            self.held[host] = SessionName(self.epoch, message.sequence)
         self.run(self.machine.acked(host, message.channel, message.sequence, self.now))
         return message
 
     def close(self, host: str) -> None:
         """The host's channel breaks."""
         self.run(self.machine.channel_closed(host, self.channel(host), self.now))
+
+    def stop(self) -> SavedState:
+        """The fileserver stops: channels end, the next life gets what this returns."""
+        self.machine.begin_stop()
+        for host in list(self.machine.hosts.values()):
+            if host.channel is not None:
+                self.close(host.uuid)
+        return self.machine.save(self.now)
+
+    def start(
+        self,
+        saved: SavedState | None,
+        unchanged: Collection[int] = (7, 8),
+        settings: CallBackSettings | None = None,
+    ) -> None:
+        """The next life, which knows all hosts; after a crash there is nothing saved."""
+        known = sorted(self.machine.hosts)
+        self.epoch += 1
+        self.machine = CallBackMachine(
+            settings or self.machine.settings, self.now, known, self.epoch
+        )
+        for messages in self.inbox.values():
+            messages.clear()
+        if saved is not None:
+            self.machine.restore(saved, self.now)
+            self.run(self.machine.compare_volumes(unchanged, self.now))
+
+    def restart(self, unchanged: Collection[int] = (7, 8)) -> None:
+        """A planned restart."""
+        self.start(self.stop(), unchanged)
 
     def promise(self, host: str, *fids: Fid, bulk: bool = False, ro: bool = False) -> list[Promise]:
         """Gives a host promises; fails if one is refused."""
