@@ -340,3 +340,19 @@ def test_flush_forgets_a_volume_or_all() -> None:
     cache.forget(Fid(9, 9, 9))
     assert cache.flush_all() == 2
     assert len(cache) == 0
+
+
+def test_left_fileserver_loses_the_promises_of_one_volume() -> None:
+    """Those of other volumes, and of the volume at another fileserver, stay."""
+    cache = attached_cache()
+    attach(cache, OTHER)
+    elsewhere, other_volume = Fid(VOLUME, 4, 4), Fid(VOLUME + 1, 2, 2)
+    fetch(cache, vnode(FILE))
+    fetch(cache, vnode(other_volume))
+    fetch(cache, vnode(elsewhere), server=OTHER)
+    cache.end_volume(SERVER, VOLUME)
+    assert cache.trusted(FILE, 0.0) is None
+    assert cache.get(FILE) is not None
+    assert cache.trusted(other_volume, 0.0) is not None
+    assert cache.trusted(elsewhere, 0.0) is not None
+    cache.end_volume(SERVER, VOLUME)
