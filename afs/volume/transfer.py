@@ -48,6 +48,7 @@ from afs.volume.flock import FileLock
 from afs.volume.increment import Increment
 from afs.volume.lost_data import LOST_HASH
 from afs.volume.partition import Partition
+from afs.volume.remnant import find_remnant, remove_remnant
 from afs.volume.restore_vnodes import VnodeTaker
 from afs.volume.seal import check_seal
 from afs.volume.sqlite_errors import afs_errors
@@ -92,7 +93,13 @@ class Transfer:
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._clock_ns = clock_ns
-        self._group = partition.group_for(volume_id, read_write_id)
+        self._partition = partition
+        self._remnant = find_remnant(partition, volume_id)
+        self._group = (
+            partition.group_for(volume_id, read_write_id)
+            if self._remnant is None
+            else partition.group_at(self._remnant.path.parent)
+        )
         self._target = new_header(volume_id, name, type, read_write_id, 0, "", clock_ns())
         # What rounds are laid over: the base, then the round before.
         self._mark: ChangeMark | None = None
@@ -103,6 +110,7 @@ class Transfer:
         self._staging: ChunkStaging | None = None
         # The read-write id that the volume has where it comes from.
         self._sent_id = 0
+        self._is_placed = False
         self._stack = ExitStack()
         self.missing_chunks = 0
         self.missing_bytes = 0
@@ -110,28 +118,27 @@ class Transfer:
     base: ChangeMark | None
     """What the partition has of this volume, undamaged, for a first round to build on."""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a first round has begun."""
+        return self._path is not None
+
     def begin(self, *, on_base: bool) -> None:
-        """Begins a round.
+        """Begins the first round; later ones begin by themselves, each on the one before.
 
         Args:
-            on_base: the round's dump is incremental: since the base, or the round before. Always
-                so after the first round.
+            on_base: the round's dump is incremental, since the base.
 
         Raises:
-            AfsError: EINVAL without a base; VDISKFULL, VIO.
+            AfsError: EINVAL without a base, or if a round has begun; VDISKFULL, VIO.
         """
-        first = self._path is None
-        if on_base == (self.base is None if first else False):
+        if self._path is not None or (on_base and self.base is None):
             raise AfsError(
                 AfsCode.EINVAL,
-                f"a round with on_base {on_base}: expected {not on_base}, the volume has"
-                f" {self.base if first else self._mark}",
+                f"a round with on_base {on_base}, and the volume has {self._mark or self.base}",
             )
-        if first:
-            with disk_errors(), afs_errors():
-                self._make_database(on_base=on_base)
-        self._state = None
-        self._intake = DumpIntake(self._prepare)
+        with disk_errors(), afs_errors():
+            self._make_database(on_base=on_base)
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the round's dump; with the last ones, checks it.
@@ -139,7 +146,10 @@ class Transfer:
         Raises:
             AfsError: EINVAL for a bad dump, or one that does not fit the base; VDISKFULL, VIO.
         """
-        assert self._intake is not None, "a round has begun"
+        assert self._path is not None, "a round has begun"
+        if self._intake is None:
+            self._state = None
+            self._intake = DumpIntake(self._prepare)
         with disk_errors(), afs_errors():
             self._intake.feed(data)
             if self._intake.is_complete and self._state is None:
@@ -151,8 +161,7 @@ class Transfer:
         After the dump's last byte; `missing_chunks` and `missing_bytes` say how many they are in
         all. EINVAL if the dump is not complete.
         """
-        assert self._intake is not None, "a round has begun"
-        self._intake.end()
+        self._check_complete()
         return self._pages()
 
     def take_chunk(self, data: bytes) -> None:
@@ -184,8 +193,8 @@ class Transfer:
         Raises:
             AfsError: EINVAL if a chunk that was asked for did not come; VDISKFULL, VIO.
         """
-        assert self._intake is not None and self._staging is not None, "a dump has come"
-        self._intake.end()
+        self._check_complete()
+        assert self._intake is not None and self._staging is not None
         with disk_errors(), afs_errors():
             (lacking,) = self._connection.execute("SELECT count(*) FROM temp.wanted").fetchone()
             if lacking:
@@ -226,6 +235,7 @@ class Transfer:
                 self._connection.execute("COMMIT")
                 self._connection.close()
                 self._group.put_in_place(path, volume_id)
+                self._is_placed = True
                 return header
         finally:
             lock.release()
@@ -236,6 +246,9 @@ class Transfer:
             linked = self._staging.forget() if self._staging is not None else []
             self._stack.close()
             remove_unreferenced(linked, self._group.chunks)
+        if self._is_placed and self._remnant is not None:
+            # It is of no use any more.
+            remove_remnant(self._partition, self._remnant)
 
     def __enter__(self) -> Self:
         return self
@@ -250,9 +263,19 @@ class Transfer:
 
     # --- inside ---
 
+    def _check_complete(self) -> None:
+        """EINVAL unless the round's dump has come as a whole."""
+        if self._intake is None:
+            raise bad_dump("it ends too early")
+        self._intake.end()
+
     def _find_base(self) -> tuple[Path, ChangeMark | None]:
         path = self._group.database(self._target.volume_id)
-        if self._target.type is VolumeType.READ_WRITE or not path.exists():
+        if self._target.type is VolumeType.READ_WRITE:
+            if self._remnant is None:
+                return path, None
+            path = self._remnant.path
+        elif not path.exists():
             return path, None
         # Damage, or a database of an older schema: all is sent anew.
         with contextlib.suppress(AfsError), disk_errors():

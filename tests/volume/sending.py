@@ -30,7 +30,8 @@ def send_round(
 ) -> Sent:
     """Sends the volume as it is now; `since` 0: all of it."""
     sent = Sent() if sent is None else sent
-    transfer.begin(on_base=since > 0)
+    if not transfer.has_begun:
+        transfer.begin(on_base=since > 0)
     for piece in dump_pieces(volume, since=since, chunks=False):
         sent.dump_bytes += len(piece)
         transfer.feed(piece)

@@ -12,6 +12,7 @@ from afs.errors import AfsError
 from afs.types import SetStatus, VolumeHeader, VolumeType, root_fid
 from afs.volume.dump import dump_pieces
 from afs.volume.partition import Partition
+from afs.volume.remnant import remnants, set_aside
 from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.transfer import Transfer
 from afs.volume.verify import check_rows
@@ -257,7 +258,8 @@ def test_a_transfer_given_up_leaves_nothing(target: Partition, filled: SqliteVol
 
     def half_a_second_round(transfer: Transfer) -> None:
         a_round(transfer)
-        transfer.begin(on_base=True)
+        counter = filled.header().change_counter
+        transfer.feed(b"".join(dump_pieces(filled, since=counter, chunks=False))[:-10])
 
     steps: list[Callable[[Transfer], None]] = [
         nothing,
@@ -342,3 +344,34 @@ def test_a_damaged_base_is_none(target: Partition, filled: SqliteVolume) -> None
         transfer.put_in_place(in_transit=False)
     with closing(target.open_volume(READ_ONLY_ID)) as volume:
         assert inside(volume) == inside(filled)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_move_back_builds_on_the_remnant(
+    partition: Partition, target: Partition, filled: SqliteVolume, damage: bool
+) -> None:
+    """What a volume left behind when it moved away is not sent again; then the remnant is gone."""
+    volume_id = filled.volume_id
+    with moving(target, filled) as transfer:
+        send_round(filled, transfer)
+        transfer.put_in_place(in_transit=False)
+    filled.close()
+    set_aside(partition, volume_id)
+    assert len(chunk_files(partition.path)) == 4
+    if damage:
+        [remnant] = remnants(partition)
+        remnant.path.write_bytes(remnant.path.read_bytes()[:-1])
+    with closing(target.open_volume(volume_id)) as volume:
+        change_everything(volume)
+        with moving(partition, volume) as transfer:
+            assert (transfer.base is None) == damage
+            since = transfer.base.change_counter if transfer.base else 0
+            assert send_round(volume, transfer, since).chunks == 3
+            header = transfer.put_in_place(in_transit=True)
+        assert identity(header) == identity(volume.header())
+        with closing(partition.open_volume(volume_id)) as back:
+            assert inside(back) == inside(volume)
+    assert remnants(partition) == []
+    assert {path.name for path in chunk_files(target.path)} >= {
+        path.name for path in chunk_files(partition.path)
+    }
