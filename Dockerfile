@@ -17,7 +17,7 @@ RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
     && /opt/venv/bin/python -m pip install --no-cache-dir --no-deps /wheel/*.whl \
     && /opt/venv/bin/python -m pip uninstall --quiet --yes pip setuptools
 
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS daemons
 RUN groupadd --gid 7000 afs && useradd --uid 7000 --gid afs --home-dir /afs --create-home afs \
     && install -d -o afs -g afs /run/afs /partitions /cache /vldb
 COPY --from=build /opt/venv /opt/venv
@@ -26,3 +26,10 @@ USER afs
 WORKDIR /afs
 STOPSIGNAL SIGTERM
 CMD ["afsctl", "--help"]
+
+# The same, with a gRPC command line that is not ours.
+FROM daemons AS toolbox
+COPY --from=build /opt/build/bin/buf /usr/local/bin/buf
+CMD ["sleep", "infinity"]
+
+FROM daemons

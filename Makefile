@@ -101,7 +101,7 @@ lock: ## both locks made anew from pyproject.toml, hash-pinned
 	.venv-lock/bin/python -m pip --disable-pip-version-check --quiet install uv
 	$(COMPILE) --extra dev --output-file requirements-dev.lock pyproject.toml
 	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
-	printf "hatchling>=1.27\n" | $(COMPILE) --constraint requirements-dev.lock --output-file requirements-build.lock -
+	printf "buf-bin\nhatchling\n" | $(COMPILE) --constraint requirements-dev.lock --output-file requirements-build.lock -
 	rm -rf .venv-lock
 
 clean: ## .venv and caches removed; var/, which holds a cell's data, stays

@@ -45,13 +45,14 @@ class Cluster:
         cluster = cls()
         cluster.compose("down", "--volumes", "--remove-orphans")
         _run([ENGINE, "build", "--quiet", "--tag", IMAGE, "."])
-        cluster.compose("up", "--detach", *cluster.services)
+        _run([ENGINE, "build", "--quiet", "--target", "toolbox", "--tag", f"{IMAGE}-toolbox", "."])
+        cluster.compose("up", "--detach")
         cluster.until_healthy(cluster.services)
         return cluster
 
     def down(self) -> None:
         """Everything gone."""
-        self.compose("--profile", "tools", "down", "--volumes", "--remove-orphans")
+        self.compose("down", "--volumes", "--remove-orphans")
 
     @property
     def services(self) -> list[str]:
@@ -161,8 +162,8 @@ class Cluster:
         return time.monotonic() - began
 
     def toolbox(self, *words: str) -> str:
-        """A command in a container of its own, as `docker-compose run toolbox`; what it printed."""
-        return self.compose("run", "--rm", "-T", "toolbox", *words)
+        """A command in the toolbox, as `docker-compose exec toolbox`; what it printed."""
+        return self.compose("exec", "-T", "toolbox", *words)
 
     def memory_mib(self, service: str) -> float:
         """Resident memory of a daemon."""
