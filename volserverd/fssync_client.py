@@ -13,7 +13,7 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,6 +88,26 @@ class FssyncClient:
         check(answer, 0)
         return list(answer.volumes)
 
+    async def watch_breaks(self, volume_id: int) -> AsyncIterator[Sequence[fssync_pb2.HostNotTold]]:
+        """Who may still trust a state of the volume that is no more, whenever that changes.
+
+        Ends when it is nobody.
+
+        Raises:
+            FssyncUnreachableError: no answer, or the fileserver went away.
+        """
+        # A connection of its own: it may last as long as a lease.
+        async with open_channel(self.address) as channel:
+            stub: fssync_pb2_grpc.FSSyncAsyncStub = fssync_pb2_grpc.FSSyncStub(channel)
+            request = fssync_pb2.WatchBreaksRequest(volume_id=volume_id)
+            try:
+                async for answer in stub.WatchBreaks(request):
+                    yield answer.hosts
+            except grpc.aio.AioRpcError as error:
+                if _is_answer(error):
+                    raise afs_error_from_rpc(error) from None
+                raise self._unreachable(error) from None
+
     async def command(
         self,
         command: fssync_pb2.FsyncCommand.ValueType,
@@ -127,21 +147,29 @@ class FssyncClient:
         try:
             return await link.stub.VolumeOp(request, timeout=deadline_s)
         except grpc.aio.AioRpcError as error:
-            if any(key == ABORT_CODE_TRAILER for key, _ in error.trailing_metadata() or ()):
+            if _is_answer(error):
                 raise afs_error_from_rpc(error) from None
             link.aside = True
             if self._link is link:
                 self._link = None
-            raise FssyncUnreachableError(
-                AfsCode.RX_CALL_DEAD,
-                f"the fileserver does not answer on {self.address} ({error.code().name}):"
-                " nothing is done to volumes without it",
-            ) from None
+            raise self._unreachable(error) from None
         finally:
             link.calls -= 1
             if link.aside and not link.calls:
                 # Closing waits for nothing here, but is a coroutine; nobody needs its result.
                 asyncio.ensure_future(link.channel.close()).add_done_callback(_forget)
+
+    def _unreachable(self, error: grpc.aio.AioRpcError) -> FssyncUnreachableError:
+        return FssyncUnreachableError(
+            AfsCode.RX_CALL_DEAD,
+            f"the fileserver does not answer on {self.address} ({error.code().name}):"
+            " nothing is done to volumes without it",
+        )
+
+
+def _is_answer(error: grpc.aio.AioRpcError) -> bool:
+    """True if it was the fileserver itself that refused."""
+    return any(key == ABORT_CODE_TRAILER for key, _ in error.trailing_metadata() or ())
 
 
 def _forget(future: asyncio.Future[None]) -> None:

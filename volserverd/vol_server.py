@@ -11,42 +11,24 @@ from afs.v1 import vol_server_pb2_grpc
 from volserverd.vol_server_changes import ChangingMethods
 from volserverd.vol_server_contents import ContentsMethods
 from volserverd.vol_server_listing import ListingMethods
+from volserverd.vol_server_moves import MovingMethods
+from volserverd.vol_server_sites import SiteMethods
 
 
 class VolServerServicer(
-    ChangingMethods, ContentsMethods, ListingMethods, vol_server_pb2_grpc.VolServerServicer
+    ChangingMethods,
+    ContentsMethods,
+    ListingMethods,
+    MovingMethods,
+    SiteMethods,
+    vol_server_pb2_grpc.VolServerServicer,
 ):
     """The servicer of `afs.v1.VolServer`."""
-
-    async def Clone(self, _: pb.CloneRequest, __: Any) -> AsyncIterator[pb.CloneResponse]:
-        """Not yet: RXGEN_OPCODE."""
-        for response in _not_yet("Clone"):
-            yield response
-
-    async def Move(self, _: pb.MoveRequest, __: Any) -> AsyncIterator[pb.MoveResponse]:
-        """Not yet: RXGEN_OPCODE."""
-        for response in _not_yet("Move"):
-            yield response
-
-    async def Copy(self, _: pb.CopyRequest, __: Any) -> AsyncIterator[pb.CopyResponse]:
-        """Not yet: RXGEN_OPCODE."""
-        for response in _not_yet("Copy"):
-            yield response
 
     async def Release(self, _: pb.ReleaseRequest, __: Any) -> AsyncIterator[pb.ReleaseResponse]:
         """Not yet: RXGEN_OPCODE."""
         for response in _not_yet("Release"):
             yield response
-
-    async def AddSite(self, _: pb.AddSiteRequest, __: Any) -> pb.AddSiteResponse:
-        """Not yet: RXGEN_OPCODE."""
-        _not_yet("AddSite")
-        return pb.AddSiteResponse()
-
-    async def RemoveSite(self, _: pb.RemoveSiteRequest, __: Any) -> pb.RemoveSiteResponse:
-        """Not yet: RXGEN_OPCODE."""
-        _not_yet("RemoveSite")
-        return pb.RemoveSiteResponse()
 
 
 def _not_yet(method: str) -> list[Any]:

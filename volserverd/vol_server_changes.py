@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from afs.errors import AfsCode, AfsError
@@ -10,12 +11,12 @@ from afs.limits import MAX_QUOTA_KIB
 from afs.types import VolumeType
 from afs.v1 import fssync_pb2, vol_server_pb2
 from afs.volume.volume import SetVolumeFields
-from volserverd.core import steps
+from volserverd.core import site_steps, steps
 from volserverd.core.step import Role, Step
 from volserverd.finding import FoundVolume
 from volserverd.fssync_client import check
 from volserverd.operations import Operation
-from volserverd.vldb.entry import kept_backup_id
+from volserverd.vldb.entry import Site, kept_backup_id
 from volserverd.vldb.names import check_volume_name
 from volserverd.vol_server_parts import VolServerParts, check_is_here
 from volserverd.volume_work import VolumeWork
@@ -56,12 +57,17 @@ class ChangingMethods(VolServerParts):
     ) -> vol_server_pb2.DeleteResponse:
         """Deletes a volume, with its backup volume if it is a read-write one, and its entry.
 
-        Also what is left of a volume that is only on disk, or only in the location database.
+        Also what is left of a volume that is only on disk, or only in the location database. A
+        read-only volume: the copy here, and its site. Read-only copies outlive their read-write
+        volume, and its entry with them.
         """
 
         async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
             found = await self.claim(operation, request.volume, whole_group=True)
             order = await self._deletion(found)
+            if order.site is not None:
+                plan = site_steps.remove_site_steps(on_disk=found.on_disk)
+                return VolumeWork(self.services, operation, order), plan
             return VolumeWork(self.services, operation, order), steps.delete_steps(
                 main=Role.MAIN in order.ids,
                 backup=Role.BACKUP in order.ids,
@@ -75,7 +81,10 @@ class ChangingMethods(VolServerParts):
         """Which volumes there are to delete."""
         disk, ids = self.services.disk, dict[Role, int]()
         backup_id = kept_backup_id(found.read_write_id)
-        if found.on_disk:
+        site = self._read_only_site(found)
+        if site is not None:
+            ids[Role.READ_ONLY] = found.volume_id
+        elif found.on_disk:
             ids[Role.BACKUP if found.type is VolumeType.BACKUP else Role.MAIN] = found.volume_id
         if found.type is VolumeType.READ_WRITE and await disk.has(found.partition, backup_id):
             ids[Role.BACKUP] = backup_id
@@ -88,7 +97,16 @@ class ChangingMethods(VolServerParts):
             name=found.name,
             entry=found.entry,
             asked_id=found.volume_id,
+            site=site,
         )
+
+    def _read_only_site(self, found: FoundVolume) -> Site | None:
+        """The site of a read-only copy of ours that is in its entry."""
+        if found.entry is None or found.type is not VolumeType.READ_ONLY:
+            return None
+        sites = found.entry.sites_of(VolumeType.READ_ONLY)
+        mine = replace(self.services.site(found.partition.name), type=VolumeType.READ_ONLY)
+        return next((site for site in sites if replace(site, release=0) == mine), None)
 
     async def Offline(
         self, request: vol_server_pb2.OfflineRequest, _: Any

@@ -8,7 +8,6 @@ from typing import Any
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import DUMP_PIECES_BUFFERED
-from afs.types import VolumeType
 from afs.v1 import fssync_pb2, vol_server_pb2
 from volserverd.core import steps
 from volserverd.core.step import Role, Step
@@ -18,7 +17,13 @@ from volserverd.operations import Operation
 from volserverd.piece_queue import PieceQueue
 from volserverd.vldb.entry import kept_backup_id
 from volserverd.vldb.names import check_volume_name
-from volserverd.vol_server_parts import VolServerParts, check_is_here, hung_up
+from volserverd.vol_server_parts import (
+    VolServerParts,
+    check_entry,
+    check_is_here,
+    check_read_write,
+    hung_up,
+)
 from volserverd.volume_work import VolumeWork
 from volserverd.work_order import WorkOrder
 
@@ -39,18 +44,15 @@ class ContentsMethods(VolServerParts):
         async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
             found = await self.claim(operation, request.volume, whole_group=True)
             check_is_here(found)
-            _check_read_write(found, "backed up")
-            if found.entry is None:
-                raise AfsError(
-                    AfsCode.VNOVOL, f"volume {found.name} is not in the location database"
-                )
+            check_read_write(found, "backed up")
+            entry = check_entry(found)
             backup_id = kept_backup_id(found.read_write_id)
             order = WorkOrder(
                 found.partition,
                 fssync_pb2.FSYNC_FOR_CLONE,
                 {Role.MAIN: found.volume_id, Role.BACKUP: backup_id},
                 name=found.name,
-                entry=found.entry,
+                entry=entry,
             )
             has_backup = await self.services.disk.has(found.partition, backup_id)
             work = VolumeWork(self.services, operation, order)
@@ -152,7 +154,7 @@ class ContentsMethods(VolServerParts):
         if not request.overwrite:
             raise AfsError(AfsCode.VVOLEXISTS, f"volume {found.name} exists: use overwrite")
         check_is_here(found)
-        _check_read_write(found, "restored")
+        check_read_write(found, "restored")
         if request.partition not in ("", found.partition.name):
             raise AfsError(
                 AfsCode.EINVAL,
@@ -166,13 +168,6 @@ class ContentsMethods(VolServerParts):
             name=found.name,
             entry=found.entry,
             pieces=pieces,
-        )
-
-
-def _check_read_write(found: FoundVolume, what: str) -> None:
-    if found.type is not VolumeType.READ_WRITE:
-        raise AfsError(
-            AfsCode.EROFS, f"volume {found.name} is not read-write, so it cannot be {what}"
         )
 
 

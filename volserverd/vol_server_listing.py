@@ -61,7 +61,9 @@ class ListingMethods(VolServerParts):
     ) -> vol_server_pb2.ListPartitionsResponse:
         """The partitions of this volserver; needs no fileserver."""
         disk = self.services.disk
-        answer = vol_server_pb2.ListPartitionsResponse()
+        answer = vol_server_pb2.ListPartitionsResponse(
+            file_server=self.services.file_server, vol_server=self.services.vol_server
+        )
         for partition in disk.partitions.values():
             usage, ids = await asyncio.gather(disk.usage(partition), disk.ids(partition))
             answer.partitions.add(

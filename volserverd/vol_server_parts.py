@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from afs.errors import AfsCode, AfsError
+from afs.types import VolumeType
 from afs.v1 import vol_server_pb2
 from afs.volume.partition import Partition
 from volserverd.core.step import Step
@@ -13,7 +14,7 @@ from volserverd.finding import FoundVolume, describe, find_volume
 from volserverd.fssync_client import FssyncClient
 from volserverd.operations import Operation, Operations
 from volserverd.recovery import Recovery
-from volserverd.vldb.entry import kept_backup_id
+from volserverd.vldb.entry import Entry, kept_backup_id, kept_read_only_id
 from volserverd.volume_work import VolumeWork
 from volserverd.work_order import VolumeServices
 
@@ -65,11 +66,16 @@ class VolServerParts:
     async def claim(
         self, operation: Operation, text: str, *, whole_group: bool = False
     ) -> FoundVolume:
-        """Finds a volume and claims it, or with `whole_group` its read-write volume and backup."""
+        """Finds a volume and claims it; with `whole_group` also those that are clones of it."""
         found = await find_volume(self.services, text)
         volume_ids = {found.volume_id}
         if whole_group:
-            volume_ids |= {found.read_write_id, kept_backup_id(found.read_write_id)}
+            read_write_id = found.read_write_id
+            volume_ids |= {
+                read_write_id,
+                kept_read_only_id(read_write_id),
+                kept_backup_id(read_write_id),
+            }
         operation.claim(volume_ids, found.name)
         # It may have been deleted or moved before the claim.
         again = await find_volume(self.services, text)
@@ -95,3 +101,18 @@ def check_is_here(found: FoundVolume) -> None:
             f"volume {found.name} is in the location database, but not on partition"
             f" {found.partition.name}",
         )
+
+
+def check_read_write(found: FoundVolume, what: str) -> None:
+    """EROFS for a volume that is not read-write, so that it cannot be `what`."""
+    if found.type is not VolumeType.READ_WRITE:
+        raise AfsError(
+            AfsCode.EROFS, f"volume {found.name} is not read-write, so it cannot be {what}"
+        )
+
+
+def check_entry(found: FoundVolume) -> Entry:
+    """The volume's location entry; VNOVOL if it has none."""
+    if found.entry is None:
+        raise AfsError(AfsCode.VNOVOL, f"volume {found.name} is not in the location database")
+    return found.entry

@@ -139,6 +139,12 @@ class RunningVolServer(VolServerCalls):
         super().__init__(daemon.addresses[0], (daemon.location_addresses or ["127.0.0.1:1"])[0])
         self.daemon = daemon
 
+    async def settled(self) -> None:
+        """Returns when no operation runs and nothing is owed to the fileserver."""
+        async with asyncio.timeout(PATIENCE_S):
+            while await self.transactions() or self.daemon.checkouts.debts:
+                await asyncio.sleep(0.01)
+
     async def close(self) -> None:
         """Hangs up and stops the volserver."""
         await super().close()

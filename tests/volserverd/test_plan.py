@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volserverd.core import steps
+from volserverd.core import site_steps, steps
 from volserverd.core.plan import Ended, Ending, Perform, Plan
 from volserverd.core.step import Role, Step, StepKind
 
@@ -23,6 +23,11 @@ LISTS = {
     "restore new": steps.restore_new_steps(),
     "offline": steps.offline_steps(),
     "set fields": steps.set_fields_steps(),
+    "clone": site_steps.clone_steps(),
+    "remove site": site_steps.remove_site_steps(on_disk=True),
+    "remove empty site": site_steps.remove_site_steps(on_disk=False),
+    "rename": site_steps.rename_steps([Role.MAIN, Role.BACKUP]),
+    "rename copy": site_steps.rename_copy_steps(),
 }
 
 
