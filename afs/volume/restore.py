@@ -78,6 +78,7 @@ class Restore:
         self._intake = DumpIntake(self._prepare)
         # What the dump was laid over, as it was then; None: a full dump.
         self._base: ChangeMark | None = None
+        self._base_data_version = 0
         self._finished = False
         self._stack = ExitStack()
         self._staging: ChunkStaging | None = None
@@ -109,15 +110,13 @@ class Restore:
             header,
             message.next_vnode,
             message.next_uniquifier,
-            taker.max_data_version,
+            max(taker.max_data_version, self._base_data_version),
             Origin(ChangeMark(message.incarnation, message.change_counter), counter),
         )
         with disk_errors(), afs_errors(), self._group.chunks.lock(exclusive=False):
             self._staging.ensure_linked()
             rows.write_state(self._connection, state)
             try:
-                if increment is not None:
-                    increment.check()
                 check_tree(self._connection, state)
             except AfsError as error:
                 if error.code is not AfsCode.EIO:
@@ -226,6 +225,7 @@ class Restore:
                     f" change {here.change_counter} of {here.incarnation}",
                 )
             self._base = here
+            self._base_data_version = state.max_data_version
             return self._group.copy_database(source, self._path)
 
     def _check_unchanged(self, path: Path, base: ChangeMark) -> None:

@@ -32,3 +32,15 @@ def inside(volume: Volume) -> dict[str, tuple[object, ...]]:
                 data,
             )
     return found
+
+
+def contents_only(volume: Volume) -> dict[str, tuple[object, ...]]:
+    """As `inside`, without DataVersions: a restore gives new ones."""
+    found = inside(volume)
+    found[""] = found[""][:2]
+    return {
+        path: (*value[:4], value[4][:2], value[5])  # type: ignore[index]
+        if path
+        else value
+        for path, value in found.items()
+    }
