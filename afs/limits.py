@@ -61,6 +61,8 @@ ACK_HEAD_START_S: Final = 0.003
 # Promises on a volume are dismantled this long after its last host was told: the messages, still on
 # their way out, do not compete with it for the event loop.
 DISMANTLE_AFTER_S: Final = 0.05
+# FSSync.WatchBreaks looks at most this often who is still to be told: 20,000 hosts take some 10 ms.
+WATCH_BREAKS_PAUSE_S: Final = 0.05
 # Expired promises are looked for this often: the table is at most this much larger than it need be.
 PROMISE_SWEEP_S: Final = 60.0
 # Promises looked at in one slice of that: about 1 ms of work.
@@ -156,10 +158,15 @@ GIVE_BACK_RETRY_MAX_S: Final = 2.0
 MAX_STREAMING_TRANSACTIONS: Final = 16
 # Pieces of a dump held in memory between a disk and a client that are not equally fast.
 DUMP_PIECES_BUFFERED: Final = 4
-# Messages of a transfer between volservers, up to some 2 MiB each, that wait for the receiver's disk.
+# Messages of a transfer between volservers, up to some 2 MiB each, that wait for the receiver's
+# disk.
 TRANSFER_MESSAGES_BUFFERED: Final = 4
 # Volserver: how often it asks the location database what becomes of half of a move.
 HALF_POLL_S: Final = 1.0
+# Volserver: how long the old copy of a volume that moved away is kept for a move back, and how
+# often it is looked whether one can go.
+REMNANT_LIFETIME_S: Final = 24 * 3600.0
+REMNANT_SWEEP_S: Final = 60.0
 # Clientd: bytes of file data kept on disk.
 CACHE_LIMIT_BYTES: Final = 1024 * MIB
 # Clientd: a gap between two turns of its loop longer than this means that the process was frozen;

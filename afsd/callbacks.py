@@ -32,6 +32,7 @@ from afsd.core.instructions import (
     SendReset,
     WakeWorker,
 )
+from afsd.core.not_told import HostNotTold
 from afsd.core.policy import BreakPolicy
 from afsd.core.saved_state import SavedState
 from afsd.fssync_lane import Turn
@@ -63,6 +64,9 @@ class CallBacks:
         self.policy = policy
         # Set when volumes are marked; the worker waits for it (M3).
         self.wake_worker = asyncio.Event()
+        # Set by whatever may change who is still to be told (`break_watch`).
+        self.stepped = asyncio.Event()
+        self.stopping = False
         self._hub: WatchHub[file_server_debug_pb2.WatchResponse] = WatchHub()
         self._clock = clock
         self._journal = journal
@@ -207,6 +211,18 @@ class CallBacks:
         self._step(instructions)
         return worked
 
+    def holder_count(self, volume: int) -> int:
+        """How many hosts hold promises on a volume."""
+        return self.machine.holder_count(volume)
+
+    def hosts_not_told(self, volume: int, before: int) -> list[HostNotTold]:
+        """Who may still rely on a volume as it was; see `NotTold.hosts_not_told`."""
+        return self.machine.hosts_not_told(volume, before, self._clock.now())
+
+    def now(self) -> float:
+        """Steady seconds."""
+        return self._clock.now()
+
     # --- CallBackChannel --------------------------------------------------------------------------
 
     async def attach(
@@ -258,6 +274,8 @@ class CallBacks:
     def begin_stop(self) -> None:
         """Channels that end from now on end because of us."""
         self.machine.begin_stop()
+        self.stopping = True
+        self.stepped.set()
 
     async def compare_volumes(self, unchanged: Collection[int]) -> None:
         """Keeps the promises of hosts that the life before this one left, on these volumes only.
@@ -310,6 +328,7 @@ class CallBacks:
         self._driver.poke()
 
     def _execute(self, instructions: Sequence[Instruction]) -> None:
+        self.stepped.set()
         for instruction in instructions:
             match instruction:
                 case SendBreak(channel, sequence, targets, reason, through):

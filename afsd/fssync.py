@@ -15,12 +15,14 @@ Source: the 2002 mail; OpenAFS `src/vol/fssync-server.c` for the commands.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from afs.errors import AfsCode, AfsError
 from afs.runtime.interceptors import Context
 from afs.types import VolumeHeader
 from afs.v1 import fssync_pb2, fssync_pb2_grpc, types_pb2
 from afs.wire import fid_from_wire, status_to_wire
+from afsd.break_watch import watch_not_told
 from afsd.callbacks import CallBacks
 from afsd.core.volume_rules import FsyncCommand, FsyncReason, FsyncResponse
 from afsd.core.volume_state import Decision
@@ -58,6 +60,33 @@ class FSSyncServicer(fssync_pb2_grpc.FSSyncServicer):
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    async def WatchBreaks(
+        self,
+        request: fssync_pb2.WatchBreaksRequest,
+        _context: Context,
+    ) -> AsyncIterator[fssync_pb2.WatchBreaksResponse]:
+        """Who may still rely on a volume as it was; ends when nobody does any more.
+
+        Raises:
+            AfsError: EINVAL without a volume; VRESTARTING when the fileserver stops.
+        """
+        if not request.volume_id:
+            raise AfsError(
+                AfsCode.EINVAL, "WatchBreaks without a volume_id: expected 1 to 4294967295"
+            )
+        async for hosts in watch_not_told(self._callbacks, request.volume_id):
+            now = self._callbacks.now()
+            yield fssync_pb2.WatchBreaksResponse(
+                hosts=[
+                    fssync_pb2.HostNotTold(
+                        uuid=host.uuid,
+                        address=host.address,
+                        lease_remaining_s=host.lease_end - now,
+                    )
+                    for host in hosts
+                ]
+            )
 
     async def finish(self) -> None:
         """Waits for the commands whose callers hung up."""
@@ -97,7 +126,7 @@ class FSSyncServicer(fssync_pb2_grpc.FSSyncServicer):
             detail=decision.detail,
         )
         try:
-            answer.volume.CopyFrom(volume_info(self._volumes.entry(volume_id)))
+            answer.volume.CopyFrom(self._info(self._volumes.entry(volume_id)))
         except AfsError:
             # Not known, or forgotten by this very command.
             answer.volume.volume_id = volume_id
@@ -113,31 +142,32 @@ class FSSyncServicer(fssync_pb2_grpc.FSSyncServicer):
         return fssync_pb2.VolumeOpResponse(
             response=fssync_pb2.FSYNC_OK,
             volumes=[
-                volume_info(entry)
+                self._info(entry)
                 for entry in self._volumes.entries()
                 if partition in ("", entry.partition.name)
             ],
         )
 
-
-def volume_info(entry: VolumeEntry) -> fssync_pb2.VolumeInfo:
-    """The message about one volume."""
-    record = entry.record
-    info = fssync_pb2.VolumeInfo(
-        volume_id=entry.volume_id,
-        partition=entry.partition.name,
-        state=fssync_pb2.VolumeState.ValueType(entry.state),
-        program=record.program,
-        taken_for=fssync_pb2.FsyncReason.ValueType(record.taken_for),
-        detail=record.detail,
-    )
-    header: VolumeHeader | None = entry.latest_header
-    if header is not None:
-        info.name = header.name
-        info.type = types_pb2.VolumeType.ValueType(header.type)
-        info.read_write_id = header.read_write_id
-        info.change_counter = header.change_counter
-    return info
+    def _info(self, entry: VolumeEntry) -> fssync_pb2.VolumeInfo:
+        """The message about one volume."""
+        record = entry.record
+        info = fssync_pb2.VolumeInfo(
+            volume_id=entry.volume_id,
+            partition=entry.partition.name,
+            state=fssync_pb2.VolumeState.ValueType(entry.state),
+            program=record.program,
+            taken_for=fssync_pb2.FsyncReason.ValueType(record.taken_for),
+            detail=record.detail,
+            holders=self._callbacks.holder_count(entry.volume_id),
+        )
+        header: VolumeHeader | None = entry.latest_header
+        if header is not None:
+            info.name = header.name
+            info.type = types_pb2.VolumeType.ValueType(header.type)
+            info.read_write_id = header.read_write_id
+            info.change_counter = header.change_counter
+            info.incarnation = header.incarnation
+        return info
 
 
 def _check(request: fssync_pb2.VolumeOpRequest) -> tuple[FsyncCommand, FsyncReason]:

@@ -205,6 +205,11 @@ class RunningFileServer:
         except grpc.aio.AioRpcError as error:
             raise afs_error_from_rpc(error) from None
 
+    def watch_breaks(self, volume: int = VOLUME) -> Any:
+        """FSSync.WatchBreaks, under way."""
+        request = fssync_pb2.WatchBreaksRequest(volume_id=volume)
+        return fssync_pb2_grpc.FSSyncStub(self._fssync).WatchBreaks(request, timeout=PATIENCE_S)
+
     async def close(self) -> None:
         """Hangs up all clients and stops the fileserver."""
         for client in self._clients:
