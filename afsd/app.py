@@ -209,13 +209,14 @@ class FileServerDaemon:
 
     async def _leave_kept(self, callbacks: CallBacks, executor: Executor) -> None:
         """Writes down what the next life needs, when nothing can change a promise any more."""
+        now = self._clock.now()
         saved = callbacks.save()
         if not saved.hosts:
             return
         loop = asyncio.get_running_loop()
         try:
             boot_id = await loop.run_in_executor(executor, callback_state.boot_id)
-            kept = KeptState(callbacks.epoch, boot_id, self._clock.now(), saved, self._marks)
+            kept = KeptState(callbacks.epoch, boot_id, now, saved, self._marks)
             await loop.run_in_executor(executor, callback_state.leave, self._config.run_dir, kept)
         except OSError as error:
             # They are reset then, as after a crash.

@@ -54,7 +54,7 @@ class KeptState:
     Attributes:
         epoch: its life.
         boot_id: the run of the machine in which its steady times mean something.
-        steady_s: when it was written.
+        steady_s: when it was written; none of its promises had expired then.
         callbacks: hosts that may go on, and their promises.
         volumes: how each volume was when it was detached.
     """

@@ -30,14 +30,17 @@ class World(RuleBasedStateMachine):
         attach(self.cache)
         self.truth: dict[Fid, Vnode] = {fid: vnode(fid) for fid in FIDS}
         self.sequence = 1
-        self.under_way: list[tuple[Ticket, Vnode, PromiseOffer]] = []
-        self.changes: list[tuple[Ticket, Vnode, PromiseOffer]] = []
+        self.under_way: list[tuple[Ticket, Vnode, PromiseOffer | None]] = []
+        self.changes: list[tuple[Ticket, Vnode, PromiseOffer | None]] = []
+        # Whether the channel is lost, and something changed since then that would have been broken.
+        self.lost = False
+        self.owed = False
 
     @rule(fid=st.sampled_from(FIDS))
     def fetch(self, fid: Fid) -> None:
         """The fileserver answers; the reply is under way."""
         ticket = self.cache.ticket(SERVER, 0.0)
-        self.under_way.append((ticket, self.truth[fid], PromiseOffer(100.0, self.sequence, EPOCH)))
+        self.under_way.append((ticket, self.truth[fid], self._promise()))
 
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
@@ -50,8 +53,7 @@ class World(RuleBasedStateMachine):
     def somebody_changes(self, fid: Fid, touches_data: bool) -> None:
         """Another client's change is committed and broken to us before it is acknowledged."""
         self._change(fid, touches_data=touches_data)
-        through, self.sequence = self.sequence, self.sequence + 1
-        self.cache.on_break(SERVER, targets=[fid], through=through, reason=None)
+        self._break(fid)
 
     @rule(volume=st.sampled_from([1, 2]))
     def volume_changes(self, volume: int) -> None:
@@ -59,20 +61,16 @@ class World(RuleBasedStateMachine):
         for fid in FIDS:
             if fid.volume == volume:
                 self._change(fid, touches_data=True)
-        through, self.sequence = self.sequence, self.sequence + 1
-        self.cache.on_break(
-            SERVER, targets=[whole_volume_fid(volume)], through=through, reason=None
-        )
+        self._break(whole_volume_fid(volume))
         for entry in self.cache.entries():
-            assert entry.fid.volume != volume or entry.promise is None
+            assert self.lost or entry.fid.volume != volume or entry.promise is None
 
     @rule(fid=st.sampled_from(FIDS), touches_data=st.booleans())
     def we_change(self, fid: Fid, touches_data: bool) -> None:
         """Our own change is committed; nobody breaks it to us, its reply is under way."""
         ticket = self.cache.ticket(SERVER, 0.0)
         self._change(fid, touches_data=touches_data)
-        promise = PromiseOffer(100.0, self.sequence, EPOCH)
-        self.changes.append((ticket, self.truth[fid], promise))
+        self.changes.append((ticket, self.truth[fid], self._promise()))
 
     @rule(data=st.data())
     def deliver_change(self, data: st.DataObject) -> None:
@@ -86,6 +84,21 @@ class World(RuleBasedStateMachine):
         """The channel is lost and attached anew."""
         self.cache.on_lost(SERVER)
         attach(self.cache)
+        self.lost = False
+
+    @rule()
+    def planned_restart(self) -> None:
+        """The fileserver ends the channel."""
+        if not self.lost:
+            self.cache.on_lost(SERVER)
+            self.lost, self.owed = True, False
+
+    @rule()
+    def come_back(self) -> None:
+        """The channel is attached again, and promises are kept if nothing was owed meanwhile."""
+        if self.lost:
+            attach(self.cache, kept=not self.owed)
+            self.lost = False
 
     @invariant()
     def nothing_stale_is_trusted(self) -> None:
@@ -109,6 +122,17 @@ class World(RuleBasedStateMachine):
             if entry.promise is not None
         }
         assert indexed == held
+
+    def _promise(self) -> PromiseOffer | None:
+        """A host without a channel gets none."""
+        return None if self.lost else PromiseOffer(100.0, self.sequence, EPOCH)
+
+    def _break(self, target: Fid) -> None:
+        through, self.sequence = self.sequence, self.sequence + 1
+        if self.lost:
+            self.owed = True
+        else:
+            self.cache.on_break(SERVER, targets=[target], through=through, reason=None)
 
     def _change(self, fid: Fid, *, touches_data: bool) -> None:
         before = self.truth[fid]

@@ -31,11 +31,20 @@ def offer(sequence: int = 1, expires_in_s: float = 3600.0, epoch: int = EPOCH) -
     return PromiseOffer(expires_in_s, sequence, epoch)
 
 
-def attach(cache: VnodeCache, server: str = SERVER, now: float = 0.0, epoch: int = EPOCH) -> None:
+def attach(
+    cache: VnodeCache,
+    server: str = SERVER,
+    now: float = 0.0,
+    epoch: int = EPOCH,
+    *,
+    kept: bool = False,
+) -> None:
     """Brings the channel to a fileserver up, with its lease running."""
     channel = cache.server(server).channel
     channel.on_opened(now)
-    instructions = cache.on_init(server, sequence=1, epoch=epoch, lease_s=LEASE_S, now=now)
+    instructions = cache.on_init(
+        server, sequence=1, epoch=epoch, lease_s=LEASE_S, now=now, kept=kept
+    )
     (renewal,) = (each for each in instructions if isinstance(each, SendRenewLease))
     channel.on_probe(0, renewal.number, now)
     assert channel.trusts(now)
