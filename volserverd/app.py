@@ -18,15 +18,18 @@ import structlog
 from afs.limits import DRAIN_S
 from afs.runtime.clock import Clock, SystemClock
 from afs.runtime.server import DaemonServer
-from afs.v1 import vol_server_pb2_grpc, volume_location_pb2_grpc
+from afs.v1 import vol_server_pb2_grpc, vol_transfer_pb2_grpc, volume_location_pb2_grpc
 from volserverd.checkouts import Checkouts
 from volserverd.config import VolserverdConfig
 from volserverd.disk import Disk
 from volserverd.fssync_client import FssyncClient, program_name
+from volserverd.halves import Halves
 from volserverd.identity import read_identity
 from volserverd.locations import Locations, OwnLocations, RemoteLocations
 from volserverd.operations import Operations
 from volserverd.recovery import Recovery
+from volserverd.remnants import Remnants
+from volserverd.transfer_server import VolTransferServicer
 from volserverd.vol_server import VolServerServicer
 from volserverd.volume_location import VolumeLocationServicer
 from volserverd.work_order import VolumeServices
@@ -34,6 +37,7 @@ from volserverd.work_order import VolumeServices
 _log = structlog.get_logger(__name__)
 
 VOL_SERVER: Final = "afs.v1.VolServer"
+VOL_TRANSFER: Final = "afs.v1.VolTransfer"
 VOLUME_LOCATION: Final = "afs.v1.VolumeLocation"
 
 
@@ -114,11 +118,22 @@ class VolserverDaemon:
             file_server=config.file_server,
             vol_server=config.vol_server or self.addresses[0],
         )
-        recovery = Recovery(services, self.fssync)
+        remnants = Remnants(disk, self.operations, config.remnant_lifetime_s)
+        later(remnants.stop)
+        self.halves = Halves(services, self.fssync, self.operations)
+        later(self.halves.stop)
+        recovery = Recovery(services, self.fssync, self.halves)
         later(recovery.stop)
         servicer = VolServerServicer(services, self.fssync, self.operations, recovery)
         server.add(vol_server_pb2_grpc.add_VolServerServicer_to_server, servicer, VOL_SERVER)
+        server.add(
+            vol_transfer_pb2_grpc.add_VolTransferServicer_to_server,
+            VolTransferServicer(services, self.operations, recovery, self.halves),
+            VOL_TRANSFER,
+        )
         recovery.start()
+        self.halves.start()
+        remnants.start()
 
     def _new_server(self) -> DaemonServer:
         server = DaemonServer()

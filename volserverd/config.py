@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from afs.errors import AfsError
-from afs.limits import TRANSACTION_IDLE_S
+from afs.limits import REMNANT_LIFETIME_S, TRANSACTION_IDLE_S
 from afs.runtime.config import DaemonConfig
 from afs.runtime.listening import UNIX_PREFIX, split_tcp_address
 
@@ -57,6 +57,12 @@ class VolserverdConfig(DaemonConfig):
         None,
         description="host:port of this volserver, as others are told (default: the first of"
         " `listen`)",
+    )
+    remnant_lifetime_s: float = Field(
+        REMNANT_LIFETIME_S,
+        ge=0,
+        description="seconds that the old copy of a volume that moved away is kept, so that a move"
+        " back sends only what changed",
     )
     transaction_idle_s: float = Field(
         TRANSACTION_IDLE_S,

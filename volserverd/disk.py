@@ -22,7 +22,7 @@ from afs.types import VolumeHeader, VolumeType
 from afs.volume import sqlite_tables
 from afs.volume.dump import dump_pieces
 from afs.volume.partition import Partition, PartitionUsage
-from afs.volume.remnant import set_aside
+from afs.volume.remnant import Remnant, remnants, remove_remnant, set_aside
 from afs.volume.restore import Restore
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.volume import SetVolumeFields
@@ -130,6 +130,14 @@ class Disk:
     async def set_aside(self, partition: Partition, volume_id: int) -> None:
         """Makes a volume a remnant: no volume any more, but a move back can build on it."""
         await self.run(set_aside, partition, volume_id)
+
+    async def remnants(self, partition: Partition) -> list[Remnant]:
+        """What was set aside on a partition, the oldest first."""
+        return await self.run(remnants, partition)
+
+    async def remove_remnant(self, partition: Partition, remnant: Remnant) -> None:
+        """Removes what was set aside."""
+        await self.run(remove_remnant, partition, remnant)
 
     async def set_fields(
         self, partition: Partition, volume_id: int, fields: SetVolumeFields

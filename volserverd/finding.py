@@ -54,7 +54,7 @@ async def find_volume(services: VolumeServices, text: str) -> FoundVolume:
         if error.code is not AfsCode.VNOVOL or not reference.volume_id:
             raise
     volume_id = reference.volume_id if entry is None else entry.id_of(reference)
-    partition = await services.disk.find(volume_id)
+    partition = await _partition_of(services, entry, volume_id)
     name = str(volume_id) if entry is None else entry.name_of(volume_id)
     if partition is not None:
         return FoundVolume(volume_id, name, partition, entry, on_disk=True)
@@ -66,6 +66,20 @@ async def find_volume(services: VolumeServices, text: str) -> FoundVolume:
             return FoundVolume(volume_id, name, mine, entry, on_disk=False)
     where = ", ".join(sorted({site.vol_server for site in entry.sites})) or "nowhere"
     raise AfsError(AfsCode.VMOVED, f"volume {name} is not here: its volservers are {where}")
+
+
+async def _partition_of(
+    services: VolumeServices, entry: Entry | None, volume_id: int
+) -> Partition | None:
+    """The partition of ours that has the volume; during a move within the server, the right one."""
+    disk = services.disk
+    if entry is not None and volume_id == entry.read_write_id:
+        for site in entry.sites:
+            if site.type is VolumeType.READ_WRITE and services.is_our_site(site):
+                partition = disk.partition(site.partition)
+                if await disk.has(partition, volume_id):
+                    return partition
+    return await disk.find(volume_id)
 
 
 async def describe(
@@ -90,6 +104,7 @@ async def detail_of(
     if info is not None:
         detail.state = info.state
         detail.detail = info.detail
+        detail.holders = info.holders
     else:
         detail.detail = "the fileserver does not know this volume"
     try:
@@ -100,7 +115,7 @@ async def detail_of(
         detail.state = fssync_pb2.VOLUME_STATE_ERROR
         detail.detail = error.detail
         return detail
-    _fill(detail, header)
+    fill_detail(detail, header)
     if header.backup_id and header.type is VolumeType.READ_WRITE:
         # The id is kept from the beginning; it is told of once there is a volume of it.
         has_backup = await disk.has(partition, header.backup_id)
@@ -108,7 +123,8 @@ async def detail_of(
     return detail
 
 
-def _fill(detail: vol_server_pb2.VolumeDetail, header: VolumeHeader) -> None:
+def fill_detail(detail: vol_server_pb2.VolumeDetail, header: VolumeHeader) -> None:
+    """Puts into a detail what a volume's header says."""
     detail.name = header.name
     detail.type = types_pb2.VolumeType.ValueType(header.type)
     detail.read_write_id = header.read_write_id
@@ -119,3 +135,5 @@ def _fill(detail: vol_server_pb2.VolumeDetail, header: VolumeHeader) -> None:
     detail.updated_ns = header.updated_ns
     detail.cloned_ns = header.cloned_ns
     detail.change_counter = header.change_counter
+    detail.incarnation = header.incarnation
+    detail.in_transit = header.in_transit

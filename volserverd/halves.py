@@ -10,7 +10,8 @@ Theory of operation
     H2  The entry is locked by an operation of ours that does not run any more: that operation is
         ended, forward if the site was switched, else back (`take_up`).
     H3  The entry is locked by somebody else: wait.
-    H4  Else: this copy is deleted.
+    H4  Else: this copy is deleted, as soon as the read-write site that the entry names, if any, has
+        confirmed that it has the volume. So whatever went wrong, the last copy is never deleted.
 
     The entry's version grows before anything is decided in H2: a replace that our predecessor sent
     and that is still on its way is then refused. As long as the location database does not answer,
@@ -30,11 +31,12 @@ import structlog
 from afs.errors import AfsCode, AfsError
 from afs.limits import HALF_POLL_S
 from afs.types import VolumeType
-from afs.v1 import fssync_pb2
+from afs.v1 import fssync_pb2, vol_server_pb2
 from afs.volume.partition import Partition
 from afs.volume.volume import SetVolumeFields
 from volserverd.fssync_client import FssyncClient
 from volserverd.operations import Operation, Operations
+from volserverd.peers import LOOK_DEADLINE_S, volserver_at
 from volserverd.settling import settle
 from volserverd.vldb.entry import Entry, Site, kept_backup_id
 from volserverd.vldb.names import FIRST_TEMPORARY_ID, VolumeReference
@@ -214,7 +216,11 @@ class Halves:
         except AfsError as error:
             if error.code is not AfsCode.VNOVOL:
                 raise
-        if entry is not None and services.is_ours(entry.locked_for):
+        if (
+            entry is not None
+            and services.is_ours(entry.locked_for)
+            and is_move_lock(entry.locked_for)
+        ):
             await self.take_up(entry)
             return True
         copies = await self._copies(volume_id)
@@ -222,13 +228,25 @@ class Halves:
         if home is not None and home in copies:
             await self.put_on(home, volume_id)
             _log.info("half.put_into_service", volume=volume_id, partition=home.name)
-        elif entry is not None and entry.locked_for:
+        elif entry is not None and (entry.locked_for or not await self._lives_elsewhere(entry)):
             return False
         for partition in copies:
             if partition is not home and await self._is_half(partition, volume_id):
                 await self.delete(partition, volume_id)
                 _log.info("half.deleted", volume=volume_id, partition=partition.name)
         return True
+
+    async def _lives_elsewhere(self, entry: Entry) -> bool:
+        """True if the read-write site confirms that it has the volume; also if there is no site."""
+        site = read_write_site(entry)
+        if site is None:
+            return True
+        if self._home(site) is not None:
+            return False
+        async with volserver_at(site.vol_server) as stub:
+            request = vol_server_pb2.ExamineRequest(volume=str(entry.read_write_id))
+            answer = await stub.Examine(request, timeout=LOOK_DEADLINE_S)
+        return answer.volume.partition == site.partition and not answer.volume.in_transit
 
     async def _bump(self, entry: Entry) -> Entry | None:
         """The entry as it is now, its version grown; None if there is none any more."""
@@ -261,6 +279,11 @@ class Halves:
             if error.code in (AfsCode.VNOVOL, AfsCode.VSALVAGE):
                 return False
             raise
+
+
+def is_move_lock(lock_text: str) -> bool:
+    """True for the lock of an operation whose outcome the entry's read-write site tells."""
+    return lock_text.startswith(("move by ", "copy by "))
 
 
 def read_write_site(entry: Entry) -> Site | None:

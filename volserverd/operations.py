@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _PROGRESS_KEPT: Final = 100
 # Operations that hold a thread as long as their peer likes.
-_STREAMING: Final = ("dump", "restore", "receive")
+_STREAMING: Final = ("dump", "restore", "receive", "move", "copy", "release")
 # No answer came, or we failed ourselves: nobody knows what was done.
 _MAY_HAVE_HAPPENED: Final = frozenset({AfsCode.RX_CALL_DEAD, AfsCode.VNOSERVICE})
 

@@ -7,6 +7,8 @@ At the start, before any operation:
 4.  Location entries locked by our operations: whatever of their volumes is on disk goes into
     service, and the entry is made to say so. An operation that never answered thus either happened
     or did not (R7). A read-only copy whose site is no longer in its entry is deleted.
+5.  Halves of moves and copies: left to `halves`, which goes on after this.
+6.  Volumes on disk that the fileserver does not know: put into service.
 
 This needs the fileserver; it is tried until that answers. Operations wait for it a little, and are
 then refused.
@@ -28,7 +30,9 @@ from afs.limits import (
 from afs.types import VolumeType
 from afs.v1 import fssync_pb2
 from afs.volume.partition import Partition
+from volserverd.deeds.site_deeds import rename_volume
 from volserverd.fssync_client import FssyncClient, check
+from volserverd.halves import Halves, is_move_lock
 from volserverd.identity import read_addresses, write_addresses
 from volserverd.settling import settle
 from volserverd.vldb.entry import Entry, Site, kept_backup_id, kept_read_only_id
@@ -41,7 +45,8 @@ _log = structlog.get_logger(__name__)
 class Recovery:
     """Clears up once, in the background. See the module's text."""
 
-    def __init__(self, services: VolumeServices, fssync: FssyncClient) -> None:
+    def __init__(self, services: VolumeServices, fssync: FssyncClient, halves: Halves) -> None:
+        self.halves = halves
         self._services = services
         self._fssync = fssync
         self._done = asyncio.Event()
@@ -107,9 +112,14 @@ class Recovery:
         for entry in await self._entries():
             corrected = await self._correct_addresses(entry, former)
             if self._services.is_ours(corrected.locked_for):
-                await self._take_up(corrected, known)
+                if is_move_lock(corrected.locked_for):
+                    await self.halves.take_up(corrected)
+                else:
+                    await self._take_up(corrected, known)
         if former != present:
             await self._services.disk.run(write_addresses, home, present)
+        await self.halves.find()
+        await self._introduce_unknown()
 
     async def _give_back(self, volume: fssync_pb2.VolumeInfo) -> None:
         """Gives back what our predecessor had taken, as its header wants it."""
@@ -119,6 +129,8 @@ class Recovery:
         command = fssync_pb2.FSYNC_VOL_ON
         try:
             header = await disk.header(disk.partition(volume.partition), volume_id)
+            if header.in_transit:
+                return
             if header.leave_offline:
                 command = fssync_pb2.FSYNC_VOL_LEAVE_OFF
         except AfsError as error:
@@ -182,6 +194,8 @@ class Recovery:
                 kept.add(read_only_id)
             for volume_id in kept.intersection(there).difference(known):
                 await self._introduce(volume_id, partition)
+            for volume_id in kept.intersection(there):
+                await self._give_name(entry, volume_id, partition)
         for partition in disk.partitions.values():
             if read_only_id in await disk.ids(partition) and not any(
                 (site.partition, site.type) == (partition.name, VolumeType.READ_ONLY)
@@ -195,6 +209,26 @@ class Recovery:
             operation=entry.locked_for,
             outcome="deleted" if settled is None else "kept",
         )
+
+    async def _give_name(self, entry: Entry, volume_id: int, partition: Partition) -> None:
+        """Ends a renaming, of which the entry has the new name already."""
+        name = entry.name_of(volume_id)
+        try:
+            header = await self._services.disk.header(partition, volume_id)
+            if header.name != name:
+                await rename_volume(self._services, partition.name, volume_id, name)
+        except AfsError as error:
+            # A damaged volume, or one that another program has, must not keep all others.
+            _log.warning("volume.not_renamed", volume=volume_id, detail=error.detail)
+
+    async def _introduce_unknown(self) -> None:
+        """Has the fileserver serve what it does not know: moved here, and cut short before that."""
+        known = {volume.volume_id for volume in await self._fssync.volumes()}
+        disk = self._services.disk
+        for partition in disk.partitions.values():
+            for volume_id in await disk.ids(partition):
+                if volume_id not in known and volume_id not in self.halves.waiting:
+                    await self._introduce(volume_id, partition)
 
     async def _introduce(self, volume_id: int, partition: Partition) -> None:
         answer = await self._fssync.command(fssync_pb2.FSYNC_VOL_ON, volume_id, partition.name)

@@ -48,11 +48,12 @@ Progress = Callable[[int, int], None]
 class RoundSent:
     """What one round sent, and which state the receiver has now.
 
-    With a dry run, what it would have sent.
+    With a dry run, what it would have sent. `bytes` counts metadata and chunks.
     """
 
     mark: ChangeMark
     bytes: int
+    metadata_bytes: int
     chunks: int
     vnodes: int
 
@@ -122,7 +123,8 @@ class OutgoingTransfer:
         header = await self._disk.run(source.header)
         mark = ChangeMark(header.incarnation, header.change_counter)
         since = self._since(mark)
-        await self._write(pb.ReceiveRequest(round=pb.RoundStart(on_base=since > 0)))
+        on_base = since > 0 or self._last is not None
+        await self._write(pb.ReceiveRequest(round=pb.RoundStart(on_base=on_base)))
         vnodes, sent = 0, 0
 
         def count(done: int, _total: int) -> None:
@@ -137,9 +139,9 @@ class OutgoingTransfer:
                 progress(sent, 0)
         await self._write(pb.ReceiveRequest(end_of_dump=pb.EndOfDump()))
         page = (await self._answer("missing")).missing
-        total, chunks = sent + page.total_bytes, page.total_chunks
+        metadata, total, chunks = sent, sent + page.total_bytes, page.total_chunks
         if self._dry_run:
-            return RoundSent(mark, total, chunks, vnodes)
+            return RoundSent(mark, total, metadata, chunks, vnodes)
         while True:
             async with aclosing(self._chunks(source, list(page.hashes))) as batches:
                 async for data in batches:
@@ -151,7 +153,7 @@ class OutgoingTransfer:
             page = (await self._answer("missing")).missing
         await self._answer("round_received")
         self._last = mark
-        return RoundSent(mark, sent, chunks, vnodes)
+        return RoundSent(mark, sent, metadata, chunks, vnodes)
 
     async def put_in_place(
         self, *, in_transit: bool = False, swap: bool = False, deadline_s: float | None = None

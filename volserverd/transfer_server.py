@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from afs.volume.transfer import Transfer
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import TRANSFER_MESSAGES_BUFFERED
@@ -27,6 +26,7 @@ from afs.types import VolumeHeader, VolumeType
 from afs.v1 import fssync_pb2, vol_transfer_pb2_grpc
 from afs.v1 import vol_transfer_pb2 as pb
 from afs.volume.partition import Partition
+from afs.volume.transfer import Transfer
 from volserverd.bounded_queue import BoundedQueue
 from volserverd.core.step import Step, StepKind, step
 from volserverd.halves import Halves

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from afs.errors import AfsError
+from afs.errors import AfsCode, AfsError
 from afs.volume.partition import Partition
-from volserverd.core.step import Step
-from volserverd.deeds.clone_deeds import CloneDeeds
+from volserverd.core.step import Step, StepKind
 from volserverd.deeds.disk_deeds import DiskDeeds
 from volserverd.deeds.dump_deeds import DumpDeeds
-from volserverd.deeds.entry_deeds import EntryDeeds
+from volserverd.deeds.move_deeds import MoveDeeds
+from volserverd.deeds.site_deeds import SiteDeeds
 from volserverd.operations import Operation
+from volserverd.vldb.entry import Entry
 from volserverd.work_order import VolumeServices, WorkOrder
 
 
-class VolumeWork(EntryDeeds, DiskDeeds, CloneDeeds, DumpDeeds):
+class VolumeWork(SiteDeeds, MoveDeeds, DiskDeeds, DumpDeeds):
     """The worker of one operation. Attributes as `WorkState`."""
 
     def __init__(self, services: VolumeServices, operation: Operation, order: WorkOrder) -> None:
@@ -22,6 +23,9 @@ class VolumeWork(EntryDeeds, DiskDeeds, CloneDeeds, DumpDeeds):
 
     async def perform(self, step: Step) -> None:
         """Does one step; AfsError if it cannot."""
+        if self.in_doubt and step.kind is not StepKind.CLOSE_TRANSFER:
+            # Going back is as wrong as going on.
+            raise AfsError(AfsCode.VBUSY, "left to recovery")
         await self._deeds[step.kind](step.role)
 
     @property
@@ -30,10 +34,11 @@ class VolumeWork(EntryDeeds, DiskDeeds, CloneDeeds, DumpDeeds):
         return self._partition
 
     @property
+    def entry(self) -> Entry | None:
+        """The location entry as it is now; None if there is none (any more)."""
+        return self._entry
+
+    @property
     def deleted_id(self) -> int:
         """The volume that was asked to be deleted."""
         return self._order.asked_id
-
-    def interrupt(self, error: AfsError) -> None:
-        """Ends a step that waits for the client."""
-        self._order.pieces.abort(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from afs.limits import DUMP_PIECES_BUFFERED
-from afs.v1 import fssync_pb2
+from afs.v1 import fssync_pb2, vol_transfer_pb2
 from afs.volume.partition import Partition
 from afs.volume.volume import SetVolumeFields
 from volserverd.checkouts import Checkouts
@@ -48,6 +48,25 @@ class VolumeServices:
         return Site(self.file_server, self.vol_server, partition)
 
 
+@dataclass(frozen=True, slots=True)
+class TransferOrder:
+    """Where a volume is sent, and as what.
+
+    Args:
+        purpose: move or copy.
+        server: "host:port" of the target's VolServer.
+        partition: its name there; empty: the first one.
+        new_name: of a copy.
+        dry_run: nothing is sent or changed.
+    """
+
+    purpose: vol_transfer_pb2.TransferPurpose.ValueType
+    server: str
+    partition: str
+    new_name: str = ""
+    dry_run: bool = False
+
+
 @dataclass(slots=True)
 class WorkOrder:
     """What an operation is about, as far as it is known when it begins.
@@ -61,6 +80,8 @@ class WorkOrder:
         max_quota_kib: of a volume to create.
         entry: the location entry, if there is one.
         fields: what to set in the header.
+        site: the site that is to go from the entry.
+        transfer: where the volume goes.
         pieces: a dump's bytes, to the client (SEND) or from it (RECEIVE).
     """
 
@@ -72,4 +93,6 @@ class WorkOrder:
     asked_id: int = 0
     entry: Entry | None = None
     fields: SetVolumeFields | None = None
+    site: Site | None = None
+    transfer: TransferOrder | None = None
     pieces: PieceQueue = field(default_factory=lambda: PieceQueue(DUMP_PIECES_BUFFERED))

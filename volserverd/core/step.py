@@ -16,6 +16,8 @@ class Role(Enum):
     TEMPORARY = "temporary clone"
     # What MAIN is cloned from.
     SOURCE = "source"
+    # What MAIN is copied to, perhaps elsewhere.
+    COPY = "copy"
     # The read-only copy at a site of ours.
     READ_ONLY = "read-only volume"
 
@@ -50,6 +52,20 @@ class StepKind(Enum):
     SWAP = "putting the received contents in place"
     # A whole conversation with another volserver, which leads it.
     RECEIVE_VOLUME = "receiving a volume from another volserver"
+    CREATE_COPY_ENTRY = "creating the copy's location entry"
+    OPEN_TRANSFER = "asking the target what it has"
+    CLOSE_TRANSFER = "ending the transfer"
+    SEND_ROUND = "sending the volume"
+    CATCH_UP = "sending what has changed since"
+    MARK_IN_TRANSIT = "marking the volume as half of a move"
+    UNMARK = "taking the mark back"
+    SEND_LAST_ROUND = "sending the last changes"
+    PUT_IN_PLACE_THERE = "putting the volume in place at the target"
+    # The point of no return of moves and copies.
+    SWITCH_SITE = "switching the site in the location entry"
+    PUT_ON_THERE = "putting the volume into service at the target"
+    TELL_MOVED = "telling clients that the volume has moved"
+    SET_ASIDE = "setting the old copy aside"
     CLONE_READ_WRITE = "copying metadata to the new volume"
     DROP_SITE = "taking the site out of the location entry"
     RENAME_ENTRY = "renaming the location entry"
@@ -83,6 +99,9 @@ _UNDO: Final[Mapping[StepKind, StepKind]] = {
     StepKind.CLONE_TEMPORARY: StepKind.DELETE_TEMPORARY,
     StepKind.RECEIVE: StepKind.DISCARD_RECEIVED,
     StepKind.CLONE_READ_WRITE: StepKind.REMOVE_CREATED,
+    StepKind.CREATE_COPY_ENTRY: StepKind.SETTLE_ENTRY,
+    StepKind.OPEN_TRANSFER: StepKind.CLOSE_TRANSFER,
+    StepKind.MARK_IN_TRANSIT: StepKind.UNMARK,
 }
 
 

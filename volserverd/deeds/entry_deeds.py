@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from afs.errors import AfsCode, AfsError
 from volserverd.core.step import Role, StepKind
 from volserverd.deeds.work_state import Deeds, WorkState
+from volserverd.halves import is_move_lock
 from volserverd.settling import settle
 from volserverd.vldb.entry import Entry, kept_backup_id
 from volserverd.vldb.names import VolumeReference, parse_reference
+
+# To change an entry whose location database does not answer.
+_ATTEMPTS: Final = 3
 
 
 class EntryDeeds(WorkState):
@@ -63,7 +70,8 @@ class EntryDeeds(WorkState):
             if error.code is AfsCode.VNOVOL:
                 return False
             raise
-        if not services.is_ours(entry.locked_for):
+        if not services.is_ours(entry.locked_for) or is_move_lock(entry.locked_for):
+            # What became of a move is not for the disk to say: `Halves` is at it.
             return False
         # Refused if that operation is still running.
         self._operation.claim(
@@ -71,6 +79,22 @@ class EntryDeeds(WorkState):
         )
         await settle(services, entry)
         return True
+
+    async def _replace_entry(self, entry: Entry) -> None:
+        """Changes the locked entry; looks whether it happened when an answer is lost."""
+        locations = self._services.locations
+        reference = VolumeReference(entry.name, volume_id=entry.read_write_id)
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                self._entry = await locations.replace(entry)
+                return
+            except AfsError as error:
+                if error.code is not AfsCode.RX_CALL_DEAD or not attempts_left:
+                    raise
+            stored = await locations.get(reference)
+            if replace(stored, version=entry.version) == entry:
+                self._entry = stored
+                return
 
     async def _settle_entry(self, _: Role) -> None:
         services, entry = self._services, self._entry

@@ -49,6 +49,10 @@ class WorkState:
         """What there is to do each kind of step."""
         return {}
 
+    def interrupt(self, error: AfsError) -> None:
+        """Ends a step that waits for a peer."""
+        self._order.pieces.abort(error)
+
     async def _on_disk(self, role: Role) -> bool:
         return await self._services.disk.has(self._partition, self.ids[role])
 
