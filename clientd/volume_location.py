@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,7 +122,7 @@ class VolumeLocation:
         # By each of the volume's ids, and the read-write id by name.
         self._known: dict[int, _Known] = {}
         self._names: dict[str, int] = {}
-        # Set while the cell is known to have no `root.cell`.
+        # Set while the cell is known to have no `root.cell`; to be confirmed after that.
         self._rootless_until: float | None = None
         self._flights: SingleFlight[str | int, _Known] = SingleFlight()
         self._confirming: set[asyncio.Task[None]] = set()
@@ -172,8 +174,11 @@ class VolumeLocation:
         Raises:
             AfsError: RX_CALL_DEAD if the service cannot be reached and was never asked before.
         """
-        if self._rootless_until is None or fresh:
+        if self._rootless_until is None:
             return await self._look_for_root()
+        if fresh or self._rootless_until == -math.inf:
+            with suppress(AfsError):
+                return await self._look_for_root()
         now = self._clock.now()
         if now >= self._rootless_until:
             self._rootless_until = now + ROOTLESS_LIFETIME_S
@@ -232,7 +237,8 @@ class VolumeLocation:
 
     def forget_all(self) -> None:
         """Looks every volume up anew when it is next needed, `root.cell` included."""
-        self._rootless_until = None
+        if self._rootless_until is not None:
+            self._rootless_until = -math.inf
         for known in self._known.values():
             known.stale = True
 
