@@ -1,8 +1,8 @@
 """How a volume remembers that some of a file's data are lost: reading them fails, for good.
 
 The salvager keeps such a file, because what is left of it may be worth a lot; but nobody may ever
-take zeroes, or a shorter file, for what was there. So lost data have a mark in their place, which no
-reader takes for data (EIO), and which checks of the volume accept:
+take zeroes, or a shorter file, for what was there. So lost data have a mark in their place, which
+no reader takes for data (EIO), and which checks of the volume accept:
 
 *   for an inline file or a symbolic link, a row without data and with a checksum of its own kind;
 *   for a position of a larger file, the chunk whose name is all zeroes, which there never is.
