@@ -38,18 +38,22 @@ _FATAL_CODES: Final = frozenset(
 
 @dataclass(slots=True)
 class CopyReport:
-    """Counts of what was copied; `skipped` has one line for each entry that was not."""
+    """Counts of what was copied; `skipped` has one line for each entry that was not.
+
+    `mount_points` are other volumes' and were left out.
+    """
 
     files: int = 0
     directories: int = 0
     symlinks: int = 0
     size_bytes: int = 0
+    mount_points: int = 0
     skipped: list[str] = field(default_factory=list)
 
     @property
     def entries(self) -> int:
-        """Files and symbolic links, copied."""
-        return self.files + self.symlinks
+        """Files and symbolic links, copied, and mount points, left out."""
+        return self.files + self.symlinks + self.mount_points
 
 
 @asynccontextmanager

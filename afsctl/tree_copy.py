@@ -7,13 +7,11 @@ from pathlib import Path
 
 from afs.v1 import file_server_pb2
 from afsctl.copy_report import CopyReport
-from afsctl.failure import CommandError
 from afsctl.local_tree import scan, set_status_of
-from afsctl.patience import patiently
 from afsctl.progress import Meter
 from afsctl.tree_load import TreeLoad
 from afsctl.tree_save import TreeSave
-from afsctl.volume_path import Place, VolumePath, Volumes
+from afsctl.volume_path import NoEntryError, Place, VolumePath, Volumes
 
 
 async def load(source: Path, path: VolumePath, volumes: Volumes, meter: Meter) -> CopyReport:
@@ -35,11 +33,11 @@ async def load(source: Path, path: VolumePath, volumes: Volumes, meter: Meter) -
     report = CopyReport()
     if not await asyncio.to_thread(source.is_dir):
         parent = await volumes.find_parent(path)
-        await TreeLoad(parent.server, report, meter).load_file(source, parent.fid, path.name)
+        await TreeLoad(parent.volume, report, meter).load_file(source, parent.fid, path.name)
         return report
     tree = await asyncio.to_thread(scan, source, report.skipped)
     into = await _directory_for(path, volumes, source)
-    await TreeLoad(into.server, report, meter).load_tree(tree, into.fid)
+    await TreeLoad(into.volume, report, meter).load_tree(tree, into.fid)
     return report
 
 
@@ -61,7 +59,7 @@ async def save(path: VolumePath, destination: Path, volumes: Volumes, meter: Met
     """
     report = CopyReport()
     place = await volumes.find(path)
-    copy = TreeSave(place.server, report, meter)
+    copy = TreeSave(place.volume, report, meter)
     if place.is_directory:
         await copy.save_tree(place.fid, destination)
     else:
@@ -74,14 +72,13 @@ async def _directory_for(path: VolumePath, volumes: Volumes, source: Path) -> Pl
     """The directory at the path, made like `source` if only its parent is there."""
     try:
         return await volumes.find_directory(path)
-    except CommandError:
-        if not path.names:
-            raise
+    except NoEntryError:
+        pass
     parent = await volumes.find_parent(path)
     request = file_server_pb2.MakeDirRequest(
         directory=parent.fid,
         name=path.name,
         set_status=set_status_of(await asyncio.to_thread(source.stat)),
     )
-    answer = await patiently(lambda: parent.server.MakeDir(request))
-    return Place(path, parent.server, answer.status)
+    answer = await parent.volume.ask(lambda server: server.MakeDir(request), patient=True)
+    return Place(path, parent.volume, answer.status)

@@ -1,8 +1,9 @@
-"""Copies a local tree into a volume, many files at a time, straight to the FileServer.
+"""Copies a local tree into a volume, many files at a time, straight to its FileServer.
 
 Directories are made first, then files and links are stored (IN_FLIGHT at a time, each file all or
 nothing), and last the directories get their times, which every new entry would have changed. What
-is there already is overwritten, file by file; what is there besides stays.
+is there already is overwritten, file by file; what is there besides stays. The volume may move
+meanwhile.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import grpc
 import grpc.aio
 
 from afs.errors import AfsCode
-from afs.v1 import file_server_pb2, file_server_pb2_grpc, types_pb2
+from afs.v1 import file_server_pb2, types_pb2
 from afsctl.copy_report import CopyReport, for_each, skipping
 from afsctl.failure import abort_code
 from afsctl.local_tree import LocalDirectory, LocalEntry, LocalFile, set_status_of
-from afsctl.patience import patiently
 from afsctl.progress import Meter
+from afsctl.volume_access import Server, VolumeAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,13 @@ class TreeLoad:
     """One copy of a tree into a volume.
 
     Args:
-        server: the FileServer that has the volume.
+        volume: the way to the volume.
         report: counts and skipped entries go here.
         meter: is told how many files of how many are done.
     """
 
-    def __init__(
-        self, server: file_server_pb2_grpc.FileServerAsyncStub, report: CopyReport, meter: Meter
-    ) -> None:
-        self._server = server
+    def __init__(self, volume: VolumeAccess, report: CopyReport, meter: Meter) -> None:
+        self._volume = volume
         self._report = report
         self._meter = meter
         self._total = 0
@@ -93,11 +92,16 @@ class TreeLoad:
                 directory=parent, name=local.name, set_status=set_status_of(local.status)
             )
             try:
-                status = (await patiently(lambda: self._server.MakeDir(request))).status
+                answer = await self._volume.ask(
+                    lambda server: server.MakeDir(request), patient=True
+                )
+                status = answer.status
             except grpc.aio.AioRpcError as error:
                 if abort_code(error) != AfsCode.EEXIST:
                     raise
-                status = await self._lookup(parent, local.name)
+                status = await self._volume.ask(
+                    lambda server: _lookup(server, parent, local.name), patient=True
+                )
                 if status.type != types_pb2.VNODE_TYPE_DIRECTORY:
                     raise ValueError("something else has this name in the volume") from None
             self._report.directories += 1
@@ -108,49 +112,14 @@ class TreeLoad:
         async with skipping(self._report, entry.path):
             file = await asyncio.to_thread(LocalFile, entry.path)
             try:
-                size_bytes = await patiently(lambda: self._store(directory, entry.name, file))
+                size_bytes = await self._volume.ask(
+                    lambda server: _store(server, directory, entry.name, file), patient=True
+                )
             finally:
                 file.close()
             self._report.files += 1
             self._report.size_bytes += size_bytes
         self._show()
-
-    async def _store(self, directory: types_pb2.Fid, name: str, file: LocalFile) -> int:
-        """Makes the file, or overwrites the one that is there; answers its length."""
-        set_status = set_status_of(file.status)
-        fid, is_new = await self._create(directory, name, set_status)
-        if is_new and not file.first:
-            return 0
-        opening = file_server_pb2.StoreDataOpen(
-            fid=fid, set_status=set_status, truncate_to=None if is_new else 0
-        )
-        first = file_server_pb2.StoreDataRequest(open=opening, data=file.first)
-        if file.is_one_piece:
-            return (await self._server.StoreData(iter([first]))).status.length
-        file.seek_second_piece()
-        return (await self._server.StoreData(_with_further_pieces(first, file))).status.length
-
-    async def _create(
-        self, directory: types_pb2.Fid, name: str, set_status: types_pb2.SetStatus
-    ) -> tuple[types_pb2.Fid, bool]:
-        """The Fid of a file of this name, and whether it is new."""
-        request = file_server_pb2.CreateFileRequest(
-            directory=directory, name=name, set_status=set_status
-        )
-        try:
-            return (await self._server.CreateFile(request)).status.fid, True
-        except grpc.aio.AioRpcError as error:
-            if abort_code(error) != AfsCode.EEXIST:
-                raise
-        present = await self._lookup(directory, name)
-        if present.type == types_pb2.VNODE_TYPE_FILE:
-            return present.fid, False
-        if present.type == types_pb2.VNODE_TYPE_DIRECTORY:
-            raise ValueError("a directory has this name in the volume")
-        await self._server.RemoveFile(
-            file_server_pb2.RemoveFileRequest(directory=directory, name=name)
-        )
-        return (await self._server.CreateFile(request)).status.fid, True
 
     async def _load_symlink(self, item: tuple[types_pb2.Fid, LocalEntry]) -> None:
         directory, entry = item
@@ -164,41 +133,80 @@ class TreeLoad:
                 target=target,
                 set_status=set_status_of(status),
             )
-            await patiently(lambda: self._link(request))
+            await self._volume.ask(lambda server: _link(server, request), patient=True)
             self._report.symlinks += 1
         self._show()
-
-    async def _link(self, request: file_server_pb2.SymlinkRequest) -> None:
-        """Makes the link; what has its name, unless a directory, gives way."""
-        try:
-            await self._server.Symlink(request)
-            return
-        except grpc.aio.AioRpcError as error:
-            if abort_code(error) != AfsCode.EEXIST:
-                raise
-        present = await self._lookup(request.directory, request.name)
-        if present.type == types_pb2.VNODE_TYPE_DIRECTORY:
-            raise ValueError("a directory has this name in the volume")
-        await self._server.RemoveFile(
-            file_server_pb2.RemoveFileRequest(directory=request.directory, name=request.name)
-        )
-        await self._server.Symlink(request)
 
     async def _set_directory_status(self, made: _Made) -> None:
         async with skipping(self._report, made.local.path):
             request = file_server_pb2.StoreStatusRequest(
                 fid=made.fid, set_status=set_status_of(made.local.status)
             )
-            await patiently(lambda: self._server.StoreStatus(request))
-
-    async def _lookup(self, directory: types_pb2.Fid, name: str) -> types_pb2.FileStatus:
-        request = file_server_pb2.LookupRequest(directory=directory, name=name)
-        return (await self._server.Lookup(request)).status
+            await self._volume.ask(lambda server: server.StoreStatus(request), patient=True)
 
     def _show(self) -> None:
         self._meter.update(
             done=self._report.entries, total=self._total, size_bytes=self._report.size_bytes
         )
+
+
+async def _store(server: Server, directory: types_pb2.Fid, name: str, file: LocalFile) -> int:
+    """Makes the file, or overwrites the one that is there; answers its length."""
+    set_status = set_status_of(file.status)
+    fid, is_new = await _create(server, directory, name, set_status)
+    if is_new and not file.first:
+        return 0
+    opening = file_server_pb2.StoreDataOpen(
+        fid=fid, set_status=set_status, truncate_to=None if is_new else 0
+    )
+    first = file_server_pb2.StoreDataRequest(open=opening, data=file.first)
+    if file.is_one_piece:
+        return (await server.StoreData(iter([first]))).status.length
+    file.seek_second_piece()
+    return (await server.StoreData(_with_further_pieces(first, file))).status.length
+
+
+async def _create(
+    server: Server, directory: types_pb2.Fid, name: str, set_status: types_pb2.SetStatus
+) -> tuple[types_pb2.Fid, bool]:
+    """The Fid of a file of this name, and whether it is new."""
+    request = file_server_pb2.CreateFileRequest(
+        directory=directory, name=name, set_status=set_status
+    )
+    try:
+        return (await server.CreateFile(request)).status.fid, True
+    except grpc.aio.AioRpcError as error:
+        if abort_code(error) != AfsCode.EEXIST:
+            raise
+    present = await _lookup(server, directory, name)
+    if present.type == types_pb2.VNODE_TYPE_FILE:
+        return present.fid, False
+    if present.type == types_pb2.VNODE_TYPE_DIRECTORY:
+        raise ValueError("a directory has this name in the volume")
+    await server.RemoveFile(file_server_pb2.RemoveFileRequest(directory=directory, name=name))
+    return (await server.CreateFile(request)).status.fid, True
+
+
+async def _link(server: Server, request: file_server_pb2.SymlinkRequest) -> None:
+    """Makes the link; what has its name, unless a directory, gives way."""
+    try:
+        await server.Symlink(request)
+        return
+    except grpc.aio.AioRpcError as error:
+        if abort_code(error) != AfsCode.EEXIST:
+            raise
+    present = await _lookup(server, request.directory, request.name)
+    if present.type == types_pb2.VNODE_TYPE_DIRECTORY:
+        raise ValueError("a directory has this name in the volume")
+    await server.RemoveFile(
+        file_server_pb2.RemoveFileRequest(directory=request.directory, name=request.name)
+    )
+    await server.Symlink(request)
+
+
+async def _lookup(server: Server, directory: types_pb2.Fid, name: str) -> types_pb2.FileStatus:
+    request = file_server_pb2.LookupRequest(directory=directory, name=name)
+    return (await server.Lookup(request)).status
 
 
 async def _with_further_pieces(

@@ -1,8 +1,9 @@
-"""Copies a directory of a volume to this machine, many files at a time, from the FileServer.
+"""Copies a directory of a volume to this machine, many files at a time, from its FileServer.
 
 The volume's directories are read and made here first, then files and links are fetched (IN_FLIGHT
 at a time), and last the directories get their modes and times. A file appears under its name only
 when it is whole; what is there already is replaced, file by file; what is there besides stays.
+Other volumes that are mounted in it are left out. The volume may move meanwhile.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from afs.limits import DATA_PIECE_BYTES
+from afs.mount_points import parse_mount_point
 from afs.types import DirectoryEntry, VnodeType
-from afs.v1 import file_server_pb2, file_server_pb2_grpc, types_pb2
+from afs.v1 import file_server_pb2, types_pb2
 from afs.wire import fid_to_wire
 from afsctl.copy_report import CopyReport, for_each, skipping
 from afsctl.local_tree import shown
-from afsctl.patience import patiently
 from afsctl.progress import Meter
 from afsctl.replacing import replacing, temporary_path
+from afsctl.volume_access import VolumeAccess
 from afsctl.volume_reader import FileReader, Listing, read_directory
 
 # What a file has until it is whole: nobody else's business.
@@ -42,15 +44,13 @@ class TreeSave:
     """One copy of a tree out of a volume.
 
     Args:
-        server: the FileServer that has the volume.
+        volume: the way to the volume.
         report: counts and skipped entries go here.
         meter: is told how many files of how many are done.
     """
 
-    def __init__(
-        self, server: file_server_pb2_grpc.FileServerAsyncStub, report: CopyReport, meter: Meter
-    ) -> None:
-        self._server = server
+    def __init__(self, volume: VolumeAccess, report: CopyReport, meter: Meter) -> None:
+        self._volume = volume
         self._report = report
         self._meter = meter
         self._total = 0
@@ -78,7 +78,7 @@ class TreeSave:
 
     async def _make_directories(self, into: Path, directory: types_pb2.Fid) -> list[_Saved]:
         """All directories of the tree, parents first, each made here."""
-        root = await patiently(lambda: read_directory(self._server, directory))
+        root = await read_directory(self._volume, directory, patient=True)
         level = [_Saved(into, root)]
         saved = list(level)
         while level:
@@ -101,7 +101,7 @@ class TreeSave:
         async with skipping(self._report, path):
             await asyncio.to_thread(_make_directory, path)
             fid = fid_to_wire(entry.fid)
-            listing = await patiently(lambda: read_directory(self._server, fid))
+            listing = await read_directory(self._volume, fid, patient=True)
             self._report.directories += 1
             level.append(_Saved(path, listing))
 
@@ -117,18 +117,21 @@ class TreeSave:
 
     async def _save_symlink(self, fid: types_pb2.Fid, path: Path) -> None:
         request = file_server_pb2.ReadLinkRequest(fid=fid)
-        answer = await patiently(lambda: self._server.ReadLink(request))
+        answer = await self._volume.ask(lambda server: server.ReadLink(request), patient=True)
+        if parse_mount_point(answer.status.mode, answer.target) is not None:
+            self._report.mount_points += 1
+            return
         await asyncio.to_thread(_write_symlink, path, answer.target, answer.status)
         self._report.symlinks += 1
 
     async def _save_file(self, fid: types_pb2.Fid, path: Path) -> None:
-        size_bytes = await patiently(lambda: self._fetch(fid, path))
+        size_bytes = await self._fetch(fid, path)
         self._report.size_bytes += size_bytes
         self._report.files += 1
 
     async def _fetch(self, fid: types_pb2.Fid, path: Path) -> int:
         """Fetches a file to its place; answers its length."""
-        reader = FileReader(self._server, fid)
+        reader = FileReader(self._volume, fid, patient=True)
         try:
             status = await reader.open()
             if status.length <= DATA_PIECE_BYTES:

@@ -1,8 +1,9 @@
-"""Paths into volumes, `/VOLUME/directory/file`, and what they lead to on a fileserver.
+"""Paths into the cell's volumes, and what they lead to.
 
-Symbolic links are followed as the cache manager follows them: relative to their directory, or
-    absolute as another
-`/VOLUME/…` path.
+`/` is the root directory of the volume `root.cell`, if there is one. A first name that this does
+not have, or any first name without that volume, is the name (or number) of a volume:
+`/VOLUME/directory/file`. On the way symbolic links are followed (relative to their directory, or
+absolute from `/`) and mount points are crossed, as the cache manager does both.
 """
 
 from __future__ import annotations
@@ -17,66 +18,67 @@ import grpc.aio
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import MAX_SYMLINKS_FOLLOWED
-from afs.runtime.channel import open_channel
-from afs.types import root_fid
-from afs.v1 import (
-    file_server_pb2,
-    file_server_pb2_grpc,
-    types_pb2,
-    vol_server_pb2,
-    volume_location_pb2,
-    volume_location_pb2_grpc,
+from afs.mount_points import (
+    ROOT_VOLUME,
+    MountPoint,
+    leads_to,
+    may_be_mount_point,
+    parse_mount_point,
 )
+from afs.types import VolumeType, root_fid
+from afs.v1 import file_server_pb2, types_pb2, vol_server_pb2
+from afs.volume_sites import is_released, split_volume_name, type_in, volume_number
 from afs.wire import check_name, fid_to_wire
 from afsctl.failure import CommandError, abort_code, explain
-
-_SUFFIXES: Final = {".readonly": "read_only_id", ".backup": "backup_id"}
+from afsctl.locations import Locations, VolumeUnknownError
+from afsctl.volume_access import VolumeAccess
 
 
 @dataclass(frozen=True, slots=True)
 class VolumePath:
-    """A path: the volume's name (or id), and the names that lead on from its root directory."""
+    """A path from `/`: its names, without empty ones and `.`, but with `..`."""
 
-    volume: str
     names: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> VolumePath:
-        """The path that the text says. CommandError unless it begins with `/VOLUME`."""
+        """The path that the text says. CommandError unless it begins with `/`."""
         if not text.startswith("/"):
             raise CommandError(f"{text!r} is no path into a volume: expected /VOLUME/…")
-        names = [name for name in text.split("/") if name not in ("", ".")]
-        if not names:
-            raise CommandError(f"{text!r} names no volume: expected /VOLUME/…")
-        if names[0] == "..":
-            raise CommandError(f"{text!r} names no volume: expected /VOLUME/…")
-        return cls(names[0], tuple(names[1:]))
+        return cls(tuple(name for name in text.split("/") if name not in ("", ".")))
 
     @property
     def parent(self) -> VolumePath:
         """The path without its last name, which must be there."""
         assert self.names
-        return VolumePath(self.volume, self.names[:-1])
+        return VolumePath(self.names[:-1])
 
     @property
     def name(self) -> str:
-        """The last name; the volume's for its root."""
-        return self.names[-1] if self.names else self.volume
+        """The last name; empty for `/`."""
+        return self.names[-1] if self.names else ""
 
     def child(self, name: str) -> VolumePath:
         """The path of an entry."""
-        return VolumePath(self.volume, (*self.names, name))
+        return VolumePath((*self.names, name))
 
     def __str__(self) -> str:
-        return "/" + "/".join((self.volume, *self.names))
+        return "/" + "/".join(self.names)
+
+
+ROOT: Final = VolumePath(())
+
+
+class NoEntryError(CommandError):
+    """A directory does not have a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a path leads to: a vnode's status, on the fileserver that has it."""
+    """What a path leads to: a vnode's status, and the volume that has it."""
 
     path: VolumePath
-    server: file_server_pb2_grpc.FileServerAsyncStub
+    volume: VolumeAccess
     status: types_pb2.FileStatus
 
     @property
@@ -91,7 +93,7 @@ class Place:
 
 
 class Volumes:
-    """The cell's volumes by path. An asynchronous context; holds a channel to each server met.
+    """The cell's volumes by path. An asynchronous context.
 
     Args:
         location: address of the VolumeLocation.
@@ -100,9 +102,8 @@ class Volumes:
     """
 
     def __init__(self, location: str, file_server: str | None = None) -> None:
-        self._location = location
+        self._locations = Locations(location)
         self._file_server = file_server
-        self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,85 +114,71 @@ class Volumes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for channel in self._channels.values():
-            await channel.close()
+        await self._locations.close()
 
     async def entry(self, volume: str) -> vol_server_pb2.VolumeEntry:
         """The VLDB's entry of a volume given by name or id. CommandError if there is none."""
-        stub = volume_location_pb2_grpc.VolumeLocationStub(self._channel(self._location))
-        request = (
-            volume_location_pb2.GetEntryRequest(volume_id=int(volume))
-            if volume.isdecimal()
-            else volume_location_pb2.GetEntryRequest(name=volume)
-        )
         try:
-            return (await stub.GetEntry(request)).entry
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                raise CommandError(f"there is no volume {volume}: {explain(error)}") from None
-            raise
+            return await self._locations.entry(volume)
+        except VolumeUnknownError as error:
+            raise CommandError(f"there is no volume {volume}: {error}") from None
 
     async def names(self) -> list[str]:
         """The names of the cell's volumes, sorted."""
-        stub = volume_location_pb2_grpc.VolumeLocationStub(self._channel(self._location))
-        names: list[str] = []
-        while True:
-            request = volume_location_pb2.ListEntriesRequest(after=names[-1] if names else "")
-            entries = (await stub.ListEntries(request)).entries
-            if not entries:
-                return names
-            names += [entry.name for entry in entries]
+        return await self._locations.names()
 
-    async def root(self, volume: str) -> Place:
-        """The root directory of a volume."""
-        entry = await self.entry(volume)
-        volume_id = _id_in(entry, volume)
-        if self._file_server is None and not entry.sites:
-            raise CommandError(f"the VLDB knows no site of volume {volume}")
-        address = self._file_server or entry.sites[0].file_server
-        server = file_server_pb2_grpc.FileServerStub(self._channel(address))
-        request = file_server_pb2.FetchStatusRequest(fid=fid_to_wire(root_fid(volume_id)))
-        answer = await server.FetchStatus(request)
-        return Place(VolumePath(volume, ()), server, answer.status)
+    async def root(self) -> Place | None:
+        """The root of `root.cell`, or of what is released of it; None without such a volume."""
+        try:
+            entry = await self._locations.entry(ROOT_VOLUME)
+        except VolumeUnknownError:
+            return None
+        kind = VolumeType.READ_ONLY if is_released(entry) else VolumeType.READ_WRITE
+        return await self._root_of(entry, kind, ROOT)
 
     async def find(self, path: VolumePath, *, follow: bool = True) -> Place:
         """What the path leads to.
 
         Args:
             path: where to go.
-            follow: also follows a symbolic link that is the last name.
+            follow: also follows a symbolic link, and crosses a mount point, that is the last name.
 
         Raises:
             CommandError: a name on the way does not exist, or stands for no directory, or links
-                lead in circles.
+                lead in circles; or the path is `/` and the cell has no root volume.
             grpc.RpcError: a server does not answer, or refuses.
         """
-        way = [await self.root(path.volume)]
+        # From "/" to where the walk stands. Out of the root of a volume ".." leads to where that
+        # was entered.
+        way: list[Place] = []
         ahead = deque(path.names)
         links_followed = 0
         while ahead:
             name = ahead.popleft()
             if name == "..":
-                if len(way) > 1:
-                    way.pop()
+                way = way[:-1]
                 continue
-            place = await self._step(way[-1], name)
+            place = await (self._step(way[-1], name) if way else self._first(name))
             if place.status.type != types_pb2.VNODE_TYPE_SYMLINK or not (ahead or follow):
                 way.append(place)
                 continue
             links_followed += 1
             if links_followed > MAX_SYMLINKS_FOLLOWED:
                 raise CommandError(f"{path}: too many levels of symbolic links (ELOOP)")
-            target = await self._target(place)
+            target = await self.target(place)
+            mount = parse_mount_point(place.status.mode, target)
+            if mount is not None:
+                way.append(await self._cross(place, mount))
+                continue
             if target.startswith("/"):
-                absolute = VolumePath.parse(target)
-                way = [await self.root(absolute.volume)]
-                ahead.extendleft(reversed(absolute.names))
-            else:
-                ahead.extendleft(
-                    name for name in reversed(target.split("/")) if name not in ("", ".")
-                )
-        return way[-1]
+                way = []
+            ahead.extendleft(name for name in reversed(target.split("/")) if name not in ("", "."))
+        if way:
+            return way[-1]
+        root = await self.root()
+        if root is None:
+            raise CommandError(f"{path} is no place in a volume: expected /VOLUME/…")
+        return root
 
     async def find_directory(self, path: VolumePath) -> Place:
         """What the path leads to, which must be a directory; else CommandError."""
@@ -204,7 +191,7 @@ class Volumes:
         """The directory that the path's last name is, or would be, in.
 
         Raises:
-            CommandError: the path is a volume's root, or the directory does not exist.
+            CommandError: the path names a volume, or the directory does not exist.
         """
         if not path.names or path.name == "..":
             raise CommandError(f"{path} names no entry of a directory")
@@ -212,7 +199,37 @@ class Volumes:
             check_name(path.name)
         except AfsError as error:
             raise CommandError(explain(error)) from None
+        if path.parent == ROOT and await self.root() is None:
+            raise CommandError(f"{path} names no entry of a directory")
         return await self.find_directory(path.parent)
+
+    async def mount_point(self, place: Place) -> MountPoint | None:
+        """What a mount point says; None if the place is none."""
+        status = place.status
+        if status.type != types_pb2.VNODE_TYPE_SYMLINK or not may_be_mount_point(status.mode):
+            return None
+        return parse_mount_point(status.mode, await self.target(place))
+
+    async def target(self, link: Place) -> str:
+        """Where a symbolic link leads to."""
+        request = file_server_pb2.ReadLinkRequest(fid=link.fid)
+        return (await link.volume.ask(lambda server: server.ReadLink(request))).target
+
+    async def _first(self, name: str) -> Place:
+        """What a name in `/` leads to: an entry of the root volume, or else a volume."""
+        root = await self.root()
+        if root is not None:
+            try:
+                return await self._step(root, name)
+            except NoEntryError as error:
+                absent = error
+        try:
+            entry = await self._locations.entry(name)
+        except VolumeUnknownError as error:
+            if root is not None:
+                raise absent from None
+            raise CommandError(f"there is no volume {name}: {error}") from None
+        return await self._root_of(entry, type_in(entry, name), VolumePath((name,)))
 
     async def _step(self, directory: Place, name: str) -> Place:
         path = directory.path.child(name)
@@ -220,31 +237,35 @@ class Volumes:
             raise CommandError(f"{directory.path} is not a directory")
         request = file_server_pb2.LookupRequest(directory=directory.fid, name=name)
         try:
-            answer = await directory.server.Lookup(request)
+            answer = await directory.volume.ask(lambda server: server.Lookup(request))
         except grpc.aio.AioRpcError as error:
             if abort_code(error) == AfsCode.ENOENT:
-                raise CommandError(f"{path}: no such file or directory") from None
+                raise NoEntryError(f"{path}: no such file or directory") from None
             raise
-        return Place(path, directory.server, answer.status)
+        return Place(path, directory.volume, answer.status)
 
-    async def _target(self, link: Place) -> str:
-        request = file_server_pb2.ReadLinkRequest(fid=link.fid)
-        return (await link.server.ReadLink(request)).target
+    async def _cross(self, place: Place, mount: MountPoint) -> Place:
+        """The root directory of the volume that a mount point leads to."""
+        try:
+            entry = await self._locations.entry(mount.volume)
+        except VolumeUnknownError as error:
+            raise CommandError(
+                f"{place.path} is a mount point for a volume that does not exist: {error}"
+            ) from None
+        said = volume_number(mount.volume) or split_volume_name(mount.volume).type != (
+            VolumeType.READ_WRITE
+        )
+        if said:
+            kind = type_in(entry, mount.volume)
+        else:
+            kind = leads_to(mount, place.volume.kind, released=is_released(entry))
+        return await self._root_of(entry, kind, place.path)
 
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        if address not in self._channels:
-            self._channels[address] = open_channel(address)
-        return self._channels[address]
-
-
-def _id_in(entry: vol_server_pb2.VolumeEntry, volume: str) -> int:
-    """Which of an entry's ids the name or number means."""
-    if volume.isdecimal():
-        return int(volume)
-    for suffix, field in _SUFFIXES.items():
-        if volume.endswith(suffix):
-            volume_id = int(getattr(entry, field))
-            if not volume_id:
-                raise CommandError(f"there is no volume {volume}")
-            return volume_id
-    return entry.read_write_id
+    async def _root_of(
+        self, entry: vol_server_pb2.VolumeEntry, kind: VolumeType, path: VolumePath
+    ) -> Place:
+        """The root directory of one of an entry's volumes, which is what is at the path."""
+        volume = VolumeAccess(self._locations, entry, kind, self._file_server)
+        request = file_server_pb2.FetchStatusRequest(fid=fid_to_wire(root_fid(volume.volume_id)))
+        answer = await volume.ask(lambda server: server.FetchStatus(request))
+        return Place(path, volume, answer.status)

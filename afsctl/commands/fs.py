@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from afsctl.commands import fs_cache, fs_copy, fs_files, fs_volume
+from afsctl.commands import fs_cache, fs_copy, fs_files, fs_mounts, fs_volume
 from afsctl.failure import CommandError
 
 app = typer.Typer(
@@ -13,6 +13,7 @@ app = typer.Typer(
 fs_copy.add_to(app)
 fs_files.add_to(app)
 fs_volume.add_to(app)
+fs_mounts.add_to(app)
 fs_cache.add_to(app)
 
 
@@ -28,9 +29,6 @@ def _add_not_yet(name: str, summary: str) -> None:
         raise CommandError(f"fs {name}: not yet: this version cannot do it")
 
 
-_add_not_yet("mkmount", "Make a mount point for a volume.")
-_add_not_yet("rmmount", "Remove a mount point.")
-_add_not_yet("lsmount", "Show what volume a mount point is for.")
 _add_not_yet("listacl", "Show an access control list.")
 _add_not_yet("setacl", "Change an access control list.")
 _add_not_yet("flush", "Make a client forget what it has cached of one file.")

@@ -99,6 +99,8 @@ def _conclude(verb: str, report: CopyReport, seconds: float, *, as_json: bool) -
             f" {report.symlinks} links, {show_bytes(report.size_bytes)}"
             f" in {show_duration(seconds)} ({rate})."
         )
+        if report.mount_points:
+            print(f"Left out {report.mount_points} mount points of other volumes.")
     for line in report.skipped:
         error_line(f"skipped {line}")
     if report.skipped:

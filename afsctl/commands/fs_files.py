@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from afs.limits import KIB
+from afs.mount_points import may_be_mount_point
 from afs.types import DirectoryEntry, VnodeType
 from afs.v1 import file_server_pb2, types_pb2
 from afsctl.addresses import (
@@ -33,7 +34,7 @@ from afsctl.output import (
 )
 from afsctl.records import record_of
 from afsctl.run_async import run_async
-from afsctl.volume_path import Place, VolumePath, Volumes
+from afsctl.volume_path import ROOT, Place, VolumePath, Volumes
 from afsctl.volume_reader import FileReader, read_directory, read_statuses
 
 PathArgument = Annotated[str, typer.Argument(metavar="/VOLUME/path")]
@@ -58,7 +59,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_directory(
-    path: Annotated[str, typer.Argument(metavar="/VOLUME/path", help="'/' lists the volumes.")],
+    path: Annotated[
+        str, typer.Argument(metavar="/VOLUME/path", help="'/': root.cell, or else the volumes.")
+    ],
     *,
     long: Annotated[
         bool, typer.Option("--long", "-l", help="Also modes, sizes and times.")
@@ -70,14 +73,12 @@ def list_directory(
 ) -> None:
     """List a directory."""
     volumes = Volumes(find_address(Door.LOCATION, location, cell), file_server)
-    if path.strip("/") == "":
-        names = run_async(_names(volumes))
-        records = [{"name": name} for name in names]
-        print_listing(
-            [Column("VOLUME", "name")], records, as_json=as_json, empty="There are no volumes."
-        )
-        return
     records = run_async(_list(VolumePath.parse(path), volumes, with_status=long or as_json))
+    if records is None:
+        records = run_async(_names(Volumes(find_address(Door.LOCATION, location, cell))))
+        columns = [Column("VOLUME", "name")]
+        print_listing(columns, records, as_json=as_json, empty="There are no volumes.")
+        return
     if as_json:
         print_json(records)
     elif long:
@@ -153,11 +154,10 @@ def make_directory(
 
     async def run() -> None:
         async with _parent(path, volumes) as (parent, name):
-            await parent.server.MakeDir(
-                file_server_pb2.MakeDirRequest(
-                    directory=parent.fid, name=name, set_status=types_pb2.SetStatus(mode=bits)
-                )
+            request = file_server_pb2.MakeDirRequest(
+                directory=parent.fid, name=name, set_status=types_pb2.SetStatus(mode=bits)
             )
+            await parent.volume.ask(lambda server: server.MakeDir(request))
 
     run_async(run())
 
@@ -178,9 +178,9 @@ def remove(
     async def run() -> None:
         async with _parent(path, volumes) as (parent, name):
             lookup = file_server_pb2.LookupRequest(directory=parent.fid, name=name)
-            status = (await parent.server.Lookup(lookup)).status
+            status = (await parent.volume.ask(lambda server: server.Lookup(lookup))).status
             await _remove(
-                Place(parent.path.child(name), parent.server, status),
+                Place(parent.path.child(name), parent.volume, status),
                 parent.fid,
                 recursive=recursive,
             )
@@ -206,14 +206,13 @@ def rename(
             new_parent = await volumes.find_parent(new_path)
             if old_parent.fid.volume != new_parent.fid.volume:
                 raise CommandError(f"{old_path} and {new_path} are in different volumes")
-            await old_parent.server.Rename(
-                file_server_pb2.RenameRequest(
-                    old_directory=old_parent.fid,
-                    old_name=old_path.name,
-                    new_directory=new_parent.fid,
-                    new_name=new_path.name,
-                )
+            request = file_server_pb2.RenameRequest(
+                old_directory=old_parent.fid,
+                old_name=old_path.name,
+                new_directory=new_parent.fid,
+                new_name=new_path.name,
             )
+            await old_parent.volume.ask(lambda server: server.Rename(request))
 
     run_async(run())
 
@@ -231,9 +230,8 @@ def link(
 
     async def run() -> None:
         async with _parent(path, volumes) as (parent, name):
-            await parent.server.Symlink(
-                file_server_pb2.SymlinkRequest(directory=parent.fid, name=name, target=target)
-            )
+            request = file_server_pb2.SymlinkRequest(directory=parent.fid, name=name, target=target)
+            await parent.volume.ask(lambda server: server.Symlink(request))
 
     run_async(run())
 
@@ -246,20 +244,33 @@ async def _parent(path: str, volumes: Volumes) -> AsyncIterator[tuple[Place, str
         yield await volumes.find_parent(parsed), parsed.name
 
 
-async def _names(volumes: Volumes) -> list[str]:
+async def _names(volumes: Volumes) -> list[dict[str, Any]]:
     async with volumes:
-        return await volumes.names()
+        return [{"name": name} for name in await volumes.names()]
 
 
-async def _list(path: VolumePath, volumes: Volumes, *, with_status: bool) -> list[dict[str, Any]]:
+async def _list(
+    path: VolumePath, volumes: Volumes, *, with_status: bool
+) -> list[dict[str, Any]] | None:
+    """The entries of a directory; None for the root of a cell that has no root volume."""
     async with volumes:
+        if path == ROOT and await volumes.root() is None:
+            return None
         place = await volumes.find(path)
         if not place.is_directory:
             return [{"name": path.name, **_record(place.status)}]
-        listing = await read_directory(place.server, place.fid)
+        listing = await read_directory(place.volume, place.fid)
         if not with_status:
-            return [{"name": _display(entry)} for entry in listing.entries]
-        statuses = await read_statuses(place.server, listing.entries)
+            links = [entry for entry in listing.entries if entry.type is VnodeType.SYMLINK]
+            modes = {
+                entry.name: status.mode
+                for entry, status in zip(
+                    links, await read_statuses(place.volume, links), strict=True
+                )
+                if status is not None
+            }
+            return [{"name": _display(entry, modes.get(entry.name))} for entry in listing.entries]
+        statuses = await read_statuses(place.volume, listing.entries)
         return [
             {"name": entry.name, **_record(status)}
             for entry, status in zip(listing.entries, statuses, strict=True)
@@ -273,7 +284,7 @@ async def _cat(paths: list[VolumePath], volumes: Volumes) -> None:
             place = await volumes.find(path)
             if place.is_directory:
                 raise CommandError(f"{path} is a directory")
-            reader = FileReader(place.server, place.fid)
+            reader = FileReader(place.volume, place.fid)
             await reader.open()
             async for piece in reader.pieces():
                 sys.stdout.buffer.write(piece)
@@ -285,8 +296,7 @@ async def _status(path: VolumePath, volumes: Volumes, *, follow: bool) -> dict[s
         place = await volumes.find(path, follow=follow)
         record = _record(place.status)
         if place.status.type == types_pb2.VNODE_TYPE_SYMLINK:
-            answer = await place.server.ReadLink(file_server_pb2.ReadLinkRequest(fid=place.fid))
-            record["target"] = answer.target
+            record["target"] = await volumes.target(place)
         return {"path": str(path), **record}
 
 
@@ -294,18 +304,18 @@ async def _remove(place: Place, parent: types_pb2.Fid, *, recursive: bool) -> No
     """Removes what is at a place, children first."""
     name = place.path.name
     if not place.is_directory:
-        await place.server.RemoveFile(
-            file_server_pb2.RemoveFileRequest(directory=parent, name=name)
-        )
+        file = file_server_pb2.RemoveFileRequest(directory=parent, name=name)
+        await place.volume.ask(lambda server: server.RemoveFile(file))
         return
     if recursive:
-        listing = await read_directory(place.server, place.fid)
-        statuses = await read_statuses(place.server, listing.entries)
+        listing = await read_directory(place.volume, place.fid)
+        statuses = await read_statuses(place.volume, listing.entries)
         for entry, status in zip(listing.entries, statuses, strict=True):
             if status is not None:
-                child = Place(place.path.child(entry.name), place.server, status)
+                child = Place(place.path.child(entry.name), place.volume, status)
                 await _remove(child, place.fid, recursive=True)
-    await place.server.RemoveDir(file_server_pb2.RemoveDirRequest(directory=parent, name=name))
+    directory = file_server_pb2.RemoveDirRequest(directory=parent, name=name)
+    await place.volume.ask(lambda server: server.RemoveDir(directory))
 
 
 def _record(status: types_pb2.FileStatus) -> dict[str, Any]:
@@ -314,8 +324,10 @@ def _record(status: types_pb2.FileStatus) -> dict[str, Any]:
     return record
 
 
-def _display(entry: DirectoryEntry) -> str:
-    """A name as `ls -F` shows it: a directory's with `/`, a link's with `@`."""
+def _display(entry: DirectoryEntry, link_mode: int | None) -> str:
+    """A name as `ls -F` shows it: a directory's and a mount point's with `/`, a link's with `@`."""
+    if link_mode is not None and may_be_mount_point(link_mode):
+        return entry.name + "/"
     return entry.name + {VnodeType.DIRECTORY: "/", VnodeType.SYMLINK: "@"}.get(entry.type, "")
 
 

@@ -120,18 +120,20 @@ async def _volume_status(path: VolumePath, volumes: Volumes) -> dict[str, Any]:
     async with volumes:
         place = await volumes.find(path)
         request = file_server_pb2.GetVolumeStatusRequest(volume=place.fid.volume)
-        return record_of((await place.server.GetVolumeStatus(request)).status)
+        answer = await place.volume.ask(lambda server: server.GetVolumeStatus(request))
+        return record_of(answer.status)
 
 
 async def _set_quota(path: VolumePath, kib: int, volumes: Volumes) -> dict[str, Any]:
     async with volumes:
         place = await volumes.find(path)
         request = file_server_pb2.SetVolumeStatusRequest(volume=place.fid.volume, max_quota_kib=kib)
-        return record_of((await place.server.SetVolumeStatus(request)).status)
+        answer = await place.volume.ask(lambda server: server.SetVolumeStatus(request))
+        return record_of(answer.status)
 
 
 async def _sites(path: VolumePath, volumes: Volumes) -> list[dict[str, Any]]:
     async with volumes:
         place = await volumes.find(path)
-        entry = await volumes.entry(place.path.volume)
+        entry = await place.volume.entry()
         return [{"volume": entry.name, **record_of(site)} for site in entry.sites]

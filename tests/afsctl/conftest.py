@@ -38,7 +38,7 @@ SECOND_FILE_SERVER = "127.0.0.1:1"
 class FakeCell:
     """The services of a cell at one address, and the volume `home.kim` behind them.
 
-    At `second_address` is the volserver of another server.
+    At `second_address` is another server, whose fileserver has no volume.
     """
 
     address: str
@@ -47,6 +47,7 @@ class FakeCell:
     file_server: FakeFileServer
     vol_server: FakeVolServer
     second: FakeVolServer
+    second_file_server: FakeFileServer
     vldb: FakeVolumeLocation
     fssync: FakeFSSync
 
@@ -113,10 +114,21 @@ async def _serve(
     vol_server = FakeVolServer()  # type: ignore[abstract]
     second = FakeVolServer()  # type: ignore[abstract]
     vldb = FakeVolumeLocation(location_entry("home.kim", address))  # type: ignore[abstract]
+    second_file_server = FakeFileServer()  # type: ignore[abstract]
     fssync = FakeFSSync()  # type: ignore[abstract]
     second_server = DaemonServer()
     (second_address,) = await second_server.listen(["127.0.0.1:0"])
-    cell = FakeCell(address, second_address, volume, file_server, vol_server, second, vldb, fssync)
+    cell = FakeCell(
+        address,
+        second_address,
+        volume,
+        file_server,
+        vol_server,
+        second,
+        second_file_server,
+        vldb,
+        fssync,
+    )
     server.add(
         file_server_pb2_grpc.add_FileServerServicer_to_server, cell.file_server, "afs.v1.FileServer"
     )
@@ -131,6 +143,11 @@ async def _serve(
     )
     second_server.add(
         vol_server_pb2_grpc.add_VolServerServicer_to_server, second, "afs.v1.VolServer"
+    )
+    second_server.add(
+        file_server_pb2_grpc.add_FileServerServicer_to_server,
+        second_file_server,
+        "afs.v1.FileServer",
     )
     await server.start()
     await second_server.start()

@@ -37,20 +37,29 @@ VOLUME_ID = 536870913
 
 
 class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
-    """The FileServer methods that afsctl calls, on one volume in memory.
+    """The FileServer methods that afsctl calls, on volumes in memory.
 
-    `failures` holds errors for the next calls of a method, by its name; each is used once.
+    `volumes` are those it has, by id, and `moved` the ids of those that it had. `failures` holds
+    errors for the next calls of a method, by its name; each is used once.
     """
 
-    def __init__(self, volume: MemoryVolume) -> None:
-        self.volume = volume
+    def __init__(self, *volumes: MemoryVolume) -> None:
+        self.volumes = {volume.volume_id: volume for volume in volumes}
+        self.moved: set[int] = set()
         self.failures: dict[str, list[AfsError]] = {}
         self.stores_running = 0
         self.most_stores_running = 0
 
-    def _apply(self, method: str, mutation: Mutation) -> Outcome:
+    def _of(self, volume_id: int) -> MemoryVolume:
+        if volume_id in self.moved:
+            raise AfsError(AfsCode.VMOVED, f"volume {volume_id} has moved")
+        if volume_id not in self.volumes:
+            raise AfsError(AfsCode.VNOVOL, f"no volume {volume_id}")
+        return self.volumes[volume_id]
+
+    def _apply(self, method: str, volume_id: int, mutation: Mutation) -> Outcome:
         self._fail(method)
-        (answer,) = self.volume.apply([mutation])
+        (answer,) = self._of(volume_id).apply([mutation])
         if isinstance(answer, AfsError):
             raise answer
         return answer
@@ -64,49 +73,50 @@ class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
         return status_to_wire(mutation.vnode)
 
     async def FetchStatus(self, request: Any, context: Any) -> file_server_pb2.FetchStatusResponse:
-        if request.fid.volume != self.volume.volume_id:
-            raise AfsError(AfsCode.VNOVOL, f"no volume {request.fid.volume}")
-        vnode = self.volume.vnode(fid_from_wire(request.fid))
+        vnode = self._of(request.fid.volume).vnode(fid_from_wire(request.fid))
         return file_server_pb2.FetchStatusResponse(status=status_to_wire(vnode))
 
     async def BulkStatus(self, request: Any, context: Any) -> file_server_pb2.BulkStatusResponse:
         return file_server_pb2.BulkStatusResponse(
             results=[
                 file_server_pb2.BulkStatusResult(
-                    status=status_to_wire(self.volume.vnode(fid_from_wire(fid)))
+                    status=status_to_wire(self._of(fid.volume).vnode(fid_from_wire(fid)))
                 )
                 for fid in request.fids
             ]
         )
 
     async def Lookup(self, request: Any, context: Any) -> file_server_pb2.LookupResponse:
-        vnode = self.volume.lookup(fid_from_wire(request.directory), request.name)
+        vnode = self._of(request.directory.volume).lookup(
+            fid_from_wire(request.directory), request.name
+        )
         return file_server_pb2.LookupResponse(status=status_to_wire(vnode))
 
     async def ReadDir(
         self, request: Any, context: Any
     ) -> AsyncIterator[file_server_pb2.ReadDirResponse]:
         directory = fid_from_wire(request.directory)
-        status = status_to_wire(self.volume.vnode(directory))
+        status = status_to_wire(self._of(directory.volume).vnode(directory))
         yield file_server_pb2.ReadDirResponse(directory_status=status)
         after = ""
-        while entries := self.volume.entries(directory, after, 3):
+        while entries := self._of(directory.volume).entries(directory, after, 3):
             yield file_server_pb2.ReadDirResponse(entries=entries_to_wire(entries))
             after = entries[-1].name
 
     async def ReadLink(self, request: Any, context: Any) -> file_server_pb2.ReadLinkResponse:
         fid = fid_from_wire(request.fid)
         return file_server_pb2.ReadLinkResponse(
-            target=self.volume.read_link(fid), status=status_to_wire(self.volume.vnode(fid))
+            target=self._of(fid.volume).read_link(fid),
+            status=status_to_wire(self._of(fid.volume).vnode(fid)),
         )
 
     async def FetchData(
         self, request: Any, context: Any
     ) -> AsyncIterator[file_server_pb2.FetchDataResponse]:
         self._fail("FetchData")
-        with self.volume.snapshot(fid_from_wire(request.fid)) as snapshot:
+        with self._of(request.fid.volume).snapshot(fid_from_wire(request.fid)) as snapshot:
             yield file_server_pb2.FetchDataResponse(status=status_to_wire(snapshot.vnode))
-            offset = 0
+            offset = request.offset
             while data := snapshot.read(offset, 1024 * 1024):
                 yield file_server_pb2.FetchDataResponse(data=data)
                 offset += len(data)
@@ -122,7 +132,7 @@ class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
             if first is None:
                 raise AfsError(AfsCode.EINVAL, "the caller left before it said what to store")
             fid = fid_from_wire(first.open.fid)
-            staged = self.volume.stage(fid, first.open.offset)
+            staged = self._of(fid.volume).stage(fid, first.open.offset)
             staged.write(first.data)
             self._fail("StoreData in the middle")
             async for request in requests:
@@ -132,7 +142,7 @@ class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
             set_status = set_status_from_wire(first.open.set_status)
             change = StoreData(fid, staged, truncate_to, set_status)
             return file_server_pb2.StoreDataResponse(
-                status=self._vnode(self._apply("StoreData", change))
+                status=self._vnode(self._apply("StoreData", fid.volume, change))
             )
         finally:
             self.stores_running -= 1
@@ -140,30 +150,36 @@ class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
     async def StoreStatus(self, request: Any, context: Any) -> file_server_pb2.StoreStatusResponse:
         change = StoreStatus(fid_from_wire(request.fid), set_status_from_wire(request.set_status))
         return file_server_pb2.StoreStatusResponse(
-            status=self._vnode(self._apply("StoreStatus", change))
+            status=self._vnode(self._apply("StoreStatus", request.fid.volume, change))
         )
 
     async def CreateFile(self, request: Any, context: Any) -> file_server_pb2.CreateFileResponse:
         change = CreateFile(*_new_entry(request))
         return file_server_pb2.CreateFileResponse(
-            status=self._vnode(self._apply("CreateFile", change))
+            status=self._vnode(self._apply("CreateFile", request.directory.volume, change))
         )
 
     async def MakeDir(self, request: Any, context: Any) -> file_server_pb2.MakeDirResponse:
         change = MakeDir(*_new_entry(request))
-        return file_server_pb2.MakeDirResponse(status=self._vnode(self._apply("MakeDir", change)))
+        return file_server_pb2.MakeDirResponse(
+            status=self._vnode(self._apply("MakeDir", request.directory.volume, change))
+        )
 
     async def Symlink(self, request: Any, context: Any) -> file_server_pb2.SymlinkResponse:
         directory, name, set_status = _new_entry(request)
         change = MakeSymlink(directory, name, request.target, set_status)
-        return file_server_pb2.SymlinkResponse(status=self._vnode(self._apply("Symlink", change)))
+        return file_server_pb2.SymlinkResponse(
+            status=self._vnode(self._apply("Symlink", request.directory.volume, change))
+        )
 
     async def RemoveFile(self, request: Any, context: Any) -> file_server_pb2.RemoveFileResponse:
-        self._apply("RemoveFile", RemoveFile(fid_from_wire(request.directory), request.name))
+        change = RemoveFile(fid_from_wire(request.directory), request.name)
+        self._apply("RemoveFile", request.directory.volume, change)
         return file_server_pb2.RemoveFileResponse()
 
     async def RemoveDir(self, request: Any, context: Any) -> file_server_pb2.RemoveDirResponse:
-        self._apply("RemoveDir", RemoveDir(fid_from_wire(request.directory), request.name))
+        change = RemoveDir(fid_from_wire(request.directory), request.name)
+        self._apply("RemoveDir", request.directory.volume, change)
         return file_server_pb2.RemoveDirResponse()
 
     async def Rename(self, request: Any, context: Any) -> file_server_pb2.RenameResponse:
@@ -173,22 +189,23 @@ class FakeFileServer(file_server_pb2_grpc.FileServerServicer):
             fid_from_wire(request.new_directory),
             request.new_name,
         )
-        self._apply("Rename", change)
+        self._apply("Rename", request.old_directory.volume, change)
         return file_server_pb2.RenameResponse()
 
     async def GetVolumeStatus(
         self, request: Any, context: Any
     ) -> file_server_pb2.GetVolumeStatusResponse:
-        return file_server_pb2.GetVolumeStatusResponse(status=self._volume_status())
+        return file_server_pb2.GetVolumeStatusResponse(status=self._volume_status(request.volume))
 
     async def SetVolumeStatus(
         self, request: Any, context: Any
     ) -> file_server_pb2.SetVolumeStatusResponse:
-        self._apply("SetVolumeStatus", SetVolumeFields(max_quota_kib=request.max_quota_kib))
-        return file_server_pb2.SetVolumeStatusResponse(status=self._volume_status())
+        change = SetVolumeFields(max_quota_kib=request.max_quota_kib)
+        self._apply("SetVolumeStatus", request.volume, change)
+        return file_server_pb2.SetVolumeStatusResponse(status=self._volume_status(request.volume))
 
-    def _volume_status(self) -> file_server_pb2.VolumeStatus:
-        header = self.volume.header()
+    def _volume_status(self, volume_id: int) -> file_server_pb2.VolumeStatus:
+        header = self._of(volume_id).header()
         return file_server_pb2.VolumeStatus(
             volume=header.volume_id,
             name=header.name,
@@ -284,9 +301,11 @@ def _new_entry(request: Any) -> tuple[Fid, str, SetStatus]:
     )
 
 
-def new_volume(name: str) -> MemoryVolume:
-    """An empty read-write volume in memory."""
-    return MemoryVolume.create(VOLUME_ID, name, type=VolumeType.READ_WRITE)
+def new_volume(
+    name: str, volume_id: int = VOLUME_ID, kind: VolumeType = VolumeType.READ_WRITE
+) -> MemoryVolume:
+    """An empty volume in memory."""
+    return MemoryVolume.create(volume_id, name, type=kind)
 
 
 def find(volume: MemoryVolume, names: Sequence[str]) -> Vnode:
