@@ -11,6 +11,11 @@ Theory of operation
     the break deadline), then answer with the status the commit left behind. Commit and break run in
     a task of their own: a writer who hangs up in between must not cost the others their break (I4).
 
+    The writer keeps the promise it has on what it changes, because the answer tells it the new
+    status. A writer that has hung up before the commit gets no answer: its promise is broken like
+    all others. One whose answer is lost later knows that its outcome is unknown, and whatever it
+    asks for after that is what the commit left.
+
     The writer's own promise comes last, and only if the vnode still is what the reply says: another
     writer may have changed it while we waited for acks, and its break cannot end a promise that is
     not given yet.
@@ -22,6 +27,7 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from afs.runtime.clock import Clock
@@ -36,6 +42,14 @@ from afsd.volume_table import VolumeTable
 
 # UUID of the calling host; None for one without a name.
 Caller: TypeAlias = "str | None"
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Who makes a change; `waits` as long as there is somebody to be answered."""
+
+    host: Caller
+    waits: bool = True
 
 
 class FileServerBase(file_server_pb2_grpc.FileServerServicer):
@@ -93,19 +107,22 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
             mutation: the change.
             incoming: the data it takes along; belongs to the change from here on.
         """
-        task = asyncio.ensure_future(
-            self._commit_and_break(attached, mutation, incoming, calling_host.get())
-        )
+        writer = _Writer(calling_host.get())
+        task = asyncio.ensure_future(self._commit_and_break(attached, mutation, incoming, writer))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            writer.waits = False
+            raise
 
     async def _commit_and_break(
         self,
         attached: AttachedVolume,
         mutation: Mutation,
         incoming: IncomingData | None,
-        writer: Caller,
+        writer: _Writer,
     ) -> Outcome:
         try:
             outcome = await attached.submit(mutation)
@@ -116,7 +133,8 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
         if incoming is not None:
             incoming.applied()
         if outcome.changed:
-            await self._callbacks.break_callbacks(outcome.changed, writer=writer)
+            keeps = writer.host if writer.waits else None
+            await self._callbacks.break_callbacks(outcome.changed, writer=keeps)
             for fid, reason in outcome.changed:
                 if reason is BreakReason.REMOVED:
                     self._callbacks.drop(fid)

@@ -180,8 +180,11 @@ async def test_the_writer_is_not_promised_what_is_past(tmp_path: Path) -> None:
         first = call(writer, at.files.StoreStatus, store_status(file, 0o600))
         told = await holder.next_break()
         second = call(await at.host(OTHER), at.files.StoreStatus, store_status(file, 0o640))
-        assert (await second).HasField("callback")
+        await until(lambda: at.volume.vnode(file).mode == 0o640)
+        await settle()
+        assert not second.done(), "the holder may still show what is older than both changes"
         holder.ack(told)
+        assert (await second).HasField("callback")
         answer = await first
         assert answer.status.mode == 0o600
         assert not answer.HasField("callback")
@@ -218,6 +221,31 @@ async def test_a_writer_that_hangs_up_costs_nobody_its_break(tmp_path: Path) -> 
         holder.ack(told)
         await at.files.finish()
         assert at.volume.vnode(file).mode == 0o600
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+async def test_a_writer_that_hangs_up_does_not_keep_its_promise(
+    tmp_path: Path, *, hangs_up: bool
+) -> None:
+    """I4: nobody will tell it the new status, however long after its call the commit comes."""
+    async with rig(tmp_path) as at:
+        file, writer = make_file(at), await at.host(WRITER)
+        await call(writer, at.files.FetchStatus, status_of(file))
+        gate = at.volume.gates["apply"]
+        gate.close()
+        answer = call(writer, at.files.StoreStatus, store_status(file, 0o600))
+        await gate.arrived()
+        if hangs_up:
+            answer.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await answer
+        gate.open()
+        if hangs_up:
+            writer.ack(await writer.next_break())
+            await at.files.finish()
+        else:
+            assert (await answer).HasField("callback")
+            assert writer.was_sent_nothing
 
 
 async def test_data_belongs_to_the_change_once_it_is_being_applied(tmp_path: Path) -> None:
