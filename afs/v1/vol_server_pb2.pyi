@@ -1348,18 +1348,30 @@ class SalvageRequest(_message.Message):
 
     VOLUME_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    REMOVE_ORPHANS_FIELD_NUMBER: _builtins.int
+    REMOVE_DAMAGED_FIELD_NUMBER: _builtins.int
+    QUICK_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     dry_run: _builtins.bool
     """Look only, repair nothing."""
+    remove_orphans: _builtins.bool
+    """Remove what no name leads to, with all that lies under it, instead of naming it in the root directory."""
+    remove_damaged: _builtins.bool
+    """Remove files of which data are lost, instead of keeping what is left of them."""
+    quick: _builtins.bool
+    """Look whether chunks are there and long enough, without reading them."""
     def __init__(
         self,
         *,
         volume: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        remove_orphans: _builtins.bool = ...,
+        remove_damaged: _builtins.bool = ...,
+        quick: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "quick", b"quick", "remove_damaged", b"remove_damaged", "remove_orphans", b"remove_orphans", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1377,6 +1389,7 @@ class Finding(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.int
     partition: _builtins.str
     kind: _builtins.str
@@ -1389,6 +1402,8 @@ class Finding(_message.Message):
     """One line for people."""
     action: _builtins.str
     """What was done; empty: nothing."""
+    repaired: _builtins.bool
+    """Nothing is wrong any more."""
     def __init__(
         self,
         *,
@@ -1398,10 +1413,11 @@ class Finding(_message.Message):
         subject: _builtins.str = ...,
         detail: _builtins.str = ...,
         action: _builtins.str = ...,
+        repaired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "kind", b"kind", "partition", b"partition", "subject", b"subject", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "kind", b"kind", "partition", b"partition", "repaired", b"repaired", "subject", b"subject", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1417,8 +1433,11 @@ class SalvageResponse(_message.Message):
     FINDING_FIELD_NUMBER: _builtins.int
     VOLUME_FIELD_NUMBER: _builtins.int
     UNREPAIRED_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
     unrepaired: _builtins.int
     """How many findings could not be repaired."""
+    changed: _builtins.bool
+    """The volume is not what it was: clients that hold promises on it are told."""
     @_builtins.property
     def progress(self) -> Global___Progress: ...
     @_builtins.property
@@ -1432,10 +1451,11 @@ class SalvageResponse(_message.Message):
         finding: Global___Finding | None = ...,
         volume: Global___VolumeDetail | None = ...,
         unrepaired: _builtins.int = ...,
+        changed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "progress", b"progress", "unrepaired", b"unrepaired", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "finding", b"finding", "progress", b"progress", "unrepaired", b"unrepaired", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
