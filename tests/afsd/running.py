@@ -50,6 +50,8 @@ class Client:
 
     Attributes:
         breaks: what it was sent, oldest first.
+        resets, kept: how often it was told to forget its promises, and to keep them.
+        session: what it holds, by the name that hello gives it.
         acks: whether it acknowledges breaks; a hung client does not.
     """
 
@@ -58,6 +60,8 @@ class Client:
         self.metadata = () if anonymous else (("afs-host-uuid", self.uuid),)
         self.breaks: list[Break] = []
         self.resets = 0
+        self.kept = 0
+        self.session: callback_channel_pb2.CallBackSession | None = None
         self.acks = True
         self.channel = open_channel(address)
         self.files = file_server_pb2_grpc.FileServerStub(self.channel)
@@ -66,13 +70,13 @@ class Client:
         self._changed = asyncio.Condition()
 
     async def attach(self) -> Client:
-        """Opens the callback channel; returns when the first reset was acknowledged."""
+        """Opens the callback channel; returns when the first message was acknowledged."""
         stub = callback_channel_pb2_grpc.CallBackChannelStub(self.channel)
         self._attach = stub.Attach(metadata=self.metadata)
-        hello = callback_channel_pb2.Hello(client="test")
+        hello = callback_channel_pb2.Hello(client="test", resumes=self.session)
         await self._attach.write(callback_channel_pb2.AttachRequest(hello=hello))
         self._reader = asyncio.create_task(self._read())
-        await self.until(lambda: self.resets > 0)
+        await self.until(lambda: self.resets + self.kept > 0)
         # Any call returns only when the fileserver has seen the ack of the reset (I3).
         await self.call(self.files.GetTime, pb.GetTimeRequest())
         return self
@@ -81,8 +85,15 @@ class Client:
         async for message in self._attach:
             kind = message.WhichOneof("message")
             if kind == "init_callback_state":
-                self.resets += 1
-                await self.ack(message.init_callback_state.sequence)
+                init = message.init_callback_state
+                if init.kept:
+                    self.kept += 1
+                else:
+                    self.resets += 1
+                    self.session = callback_channel_pb2.CallBackSession(
+                        epoch=init.epoch, sequence=init.sequence
+                    )
+                await self.ack(init.sequence)
             elif kind == "break":
                 told = getattr(message, "break")
                 targets = tuple((t.volume, t.vnode, t.uniquifier) for t in told.targets)
@@ -91,6 +102,12 @@ class Client:
                     await self.ack(told.sequence)
             async with self._changed:
                 self._changed.notify_all()
+
+    def of_next_life(self, address: str) -> Client:
+        """The same client, holding what it holds, that is to call the restarted fileserver."""
+        again = Client(address)
+        again.uuid, again.metadata, again.session = self.uuid, self.metadata, self.session
+        return again
 
     async def ack(self, sequence: int) -> None:
         """Acknowledges a message."""
@@ -101,6 +118,13 @@ class Client:
         """Waits until something that changes with a message is true."""
         async with asyncio.timeout(PATIENCE_S), self._changed:
             await self._changed.wait_for(condition)
+
+    async def until_closed(self) -> None:
+        """Waits until the fileserver has ended the callback channel."""
+        assert self._reader is not None
+        async with asyncio.timeout(PATIENCE_S):
+            with suppress(grpc.aio.AioRpcError):
+                await self._reader
 
     async def broken(self, target: Sequence[int]) -> Break:
         """The first break of a Fid, as soon as it is there."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,30 +44,46 @@ def command(root: Path, **settings: str) -> list[str]:
 
 
 class Process:
-    """A fileserver's process that serves."""
+    """A fileserver's process that serves.
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+    Attributes:
+        events: what it logged until it served.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, address: str, events: list[dict[str, Any]]
+    ) -> None:
         self.process = process
         self.address = address
+        self.events = events
+
+    async def stop(self) -> None:
+        """SIGTERM, and a status of 0."""
+        self.process.terminate()
+        assert await asyncio.wait_for(self.process.wait(), PATIENCE_S) == 0
 
 
 @asynccontextmanager
-async def process(root: Path) -> AsyncIterator[Process]:
+async def process(root: Path, **settings: str) -> AsyncIterator[Process]:
     """A fileserver's process; killed at the end if it still runs."""
-    started = await asyncio.create_subprocess_exec(*command(root), stderr=asyncio.subprocess.PIPE)
+    started = await asyncio.create_subprocess_exec(
+        *command(root, **settings), stderr=asyncio.subprocess.PIPE
+    )
     assert started.stderr is not None
     draining = None
+    events = []
     try:
         async with asyncio.timeout(PATIENCE_S):
             while line := await started.stderr.readline():
                 event = json.loads(line)
+                events.append(event)
                 if event["event"] == "fileserver.started":
                     break
             else:
                 pytest.fail("the fileserver ended before it served")
         # Nobody may wait for us to read.
         draining = asyncio.create_task(started.stderr.read())
-        yield Process(started, event["addresses"][0])
+        yield Process(started, event["addresses"][0], events)
     finally:
         if started.returncode is None:
             started.kill()
