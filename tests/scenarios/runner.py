@@ -23,6 +23,9 @@ Commands (V... are vnodes such as `2 4` or `1..5000`; `on VOLUME` is `on 7` if i
     renew HOST                      RenewLease
     advance 2s                      time passes; also min, h
     restart                         the fileserver dies and comes back; its journal knows the hosts
+    stop                            the fileserver ends all channels; then it drains
+    start [changed VOLUME...]       it saves, and the next life takes over; what changed meanwhile
+    resume HOST...                  a channel is opened; the host names the session it holds
     flags, callbacks, marks, waiting, entries, counters NAME...
     measured COMMAND                the same, and how its cost compares to the first such command's
 
@@ -231,7 +234,7 @@ class Stage(Rig):
         self._start(CallBackSettings(), [])
 
     def _start(self, settings: CallBackSettings, known_hosts: list[str]) -> None:
-        self.machine = CallBackMachine(settings, self.now, known_hosts)
+        self.machine = CallBackMachine(settings, self.now, known_hosts, self.epoch)
         self.machine.deliveries.observing = True
 
     def play(self, command: str) -> list[str]:
@@ -268,8 +271,9 @@ class Stage(Rig):
 
     def _rendered(self, instruction: Instruction) -> str:
         match instruction:
-            case SendReset(channel, sequence):
-                return f"to {self._host_of[channel]}: InitCallBackState #{sequence}"
+            case SendReset(channel, sequence, keeps):
+                kept = ", kept" if keeps else ""
+                return f"to {self._host_of[channel]}: InitCallBackState #{sequence}{kept}"
             case SendBreak(channel, sequence, targets, reason, through):
                 return (
                     f"to {self._host_of[channel]}: Break #{sequence} of {_listed(targets)}, "
@@ -288,6 +292,8 @@ class Stage(Rig):
                 return f"forget {uuid}"
             case Observed(event="host.marked_down", host=host, cause=cause):
                 return f"{host} is VENUSDOWN: {cause}"
+            case Observed(event="host.suspended", host=host):
+                return f"{host} is suspended"
             case Observed():
                 return ""
 
@@ -464,9 +470,31 @@ class Stage(Rig):
 
     def do_restart(self, _: list[str]) -> None:
         """The fileserver dies, and comes back knowing who may hold promises."""
-        self._start(self.machine.settings, sorted(self.machine.hosts))
-        for messages in self.inbox.values():
-            messages.clear()
+        self.start(None)
+        self.machine.deliveries.observing = True
+
+    def do_stop(self, _: list[str]) -> None:
+        """The fileserver stops on purpose: channels end, and what was begun goes on."""
+        self.stop()
+
+    def do_start(self, words: list[str]) -> None:
+        """What there is to save is saved, and taken over; volumes 7 and 8 are unchanged, or not."""
+        changed = [int(word) for word in words[1:]] if _switch(words[:1], "changed") else []
+        saved = self.machine.save(self.now)
+        hosts = (
+            f"{host.uuid} with {sum(len(each.keys) for each in host.promises.values())}"
+            for host in saved.hosts
+        )
+        self.lines.append(f"saved: {', '.join(hosts) or 'nobody'}")
+        self.start(None)
+        self.machine.deliveries.observing = True
+        self.machine.restore(saved, self.now)
+        unchanged = [volume for volume in (7, 8) if volume not in changed]
+        self.run(self.machine.compare_volumes(unchanged, self.now))
+
+    def do_resume(self, words: list[str]) -> None:
+        """Channels are opened, and the hosts say what they hold."""
+        self.attach(*words, resume=True)
 
     # Tables.
 

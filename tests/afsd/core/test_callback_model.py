@@ -20,9 +20,13 @@ VOLUMES = st.integers(7, 8)
 
 @dataclass
 class Client:
-    """What a client believes: it may rely on a vnode since the promise's place in the sequence."""
+    """What a client believes: it may rely on a vnode since the promise's place in the sequence.
+
+    `suspended` is what it believed when the fileserver stopped, and may be told to believe again.
+    """
 
     believes: dict[Fid, int] = field(default_factory=dict)
+    suspended: dict[Fid, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -44,7 +48,10 @@ class Change:
 
 
 class CallBackModel(RuleBasedStateMachine):
-    """Clients attach, take promises, write, go silent, come back; volumes are given back."""
+    """Clients attach, take promises, write, go silent, come back; volumes are given back.
+
+    The fileserver is restarted on purpose now and then.
+    """
 
     strict = False
 
@@ -61,10 +68,26 @@ class CallBackModel(RuleBasedStateMachine):
         known = self.rig.machine.hosts.get(host)
         return known is not None and known.channel is not None
 
-    @rule(host=st.sampled_from(HOSTS))
-    def attach(self, host: str) -> None:
+    @rule(host=st.sampled_from(HOSTS), resume=st.booleans())
+    def attach(self, host: str, resume: bool) -> None:
         self.clients[host].believes.clear()
-        self.rig.attach(host)
+        if not resume:
+            self.clients[host].suspended.clear()
+        self.rig.attach(host, resume=resume)
+
+    @rule()
+    def planned_restart(self) -> None:
+        """Channels end, writers get their answers, and the next life begins."""
+        for host, client in self.clients.items():
+            if self.attached(host):
+                client.suspended = dict(client.believes)
+            client.believes.clear()
+        self.rig.stop()
+        if self.strict:
+            self.rig.advance(12)
+        unanswered = self.calls.keys() - self.rig.outcomes.keys()
+        self.calls = {each: host for each, host in self.calls.items() if each not in unanswered}
+        self.rig.start(self.rig.machine.save(self.rig.now))
 
     @rule(host=st.sampled_from(HOSTS))
     def process_one_message(self, host: str) -> None:
@@ -74,7 +97,12 @@ class CallBackModel(RuleBasedStateMachine):
         message = self.rig.inbox[host][0]
         believes = self.clients[host].believes
         if isinstance(message, SendReset):
-            believes.clear()
+            suspended = self.clients[host].suspended
+            if message.keeps:
+                believes.update(suspended)
+            else:
+                believes.clear()
+            suspended.clear()
         else:
             self.told[host, message.through] = self.told.get((host, message.through), 0) + 1
             for target in message.targets:
