@@ -8,12 +8,19 @@ along.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from blake3 import blake3
 
 CHECKSUM_BYTES: Final = 8
 _LENGTH: Final = struct.Struct("<q")
+# What `checksum` hashes of the rows there are many of, packed in one call: a volume of 200,000
+# files has 600,000 of them. i: an integer; b: text or bytes, of a length.
+_VNODE: Final = struct.Struct("<6s" + "cq" * 14)
+_ENTRY_UP_TO_NAME: Final = struct.Struct("<7scqcq")
+_ENTRY_REST: Final = struct.Struct("<cqcqcq")
+_INLINE_UP_TO_DATA: Final = struct.Struct("<11scqcq")
 
 
 def checksum(table: str, *columns: object) -> bytes:
@@ -21,6 +28,17 @@ def checksum(table: str, *columns: object) -> bytes:
 
     A value of a kind that we never write (only damage makes one) counts as its kind.
     """
+    pack = _PACKERS.get(table)
+    if pack is None:
+        return _any_checksum(table, *columns)
+    try:
+        return blake3(pack(*columns)).digest(length=CHECKSUM_BYTES)
+    except (TypeError, ValueError, AttributeError, struct.error):
+        # Damage: other kinds of values, or of another number.
+        return _any_checksum(table, *columns)
+
+
+def _any_checksum(table: str, *columns: object) -> bytes:
     parts = [table.encode()]
     for column in columns:
         if isinstance(column, int):
@@ -32,3 +50,34 @@ def checksum(table: str, *columns: object) -> bytes:
         else:
             parts.append(f"?{type(column).__name__}".encode())
     return blake3(b"".join(parts)).digest(length=CHECKSUM_BYTES)
+
+
+def _vnode(*values: int) -> bytes:
+    a, b, c, d, e, f, g, h, j, k, m, n, o, p = values
+    i = b"i"
+    # fmt: off
+    return _VNODE.pack(
+        b"vnodes",
+        i, a, i, b, i, c, i, d, i, e, i, f, i, g, i, h, i, j, i, k, i, m, i, n, i, o, i, p,
+    )
+    # fmt: on
+
+
+def _entry(directory: int, name: str, vnode: int, uniquifier: int, kind: int) -> bytes:
+    data = name.encode()
+    return (
+        _ENTRY_UP_TO_NAME.pack(b"entries", b"i", directory, b"b", len(data))
+        + data
+        + _ENTRY_REST.pack(b"i", vnode, b"i", uniquifier, b"i", kind)
+    )
+
+
+def _inline(vnode: int, data: bytes) -> bytes:
+    return _INLINE_UP_TO_DATA.pack(b"inline_data", b"i", vnode, b"b", len(data)) + data
+
+
+_PACKERS: Final[dict[str, Callable[..., bytes]]] = {
+    "vnodes": _vnode,
+    "entries": _entry,
+    "inline_data": _inline,
+}

@@ -31,7 +31,7 @@ from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.sqlite_upgrade import upgrade
 from afs.volume.verify import check_header, check_rows
-from afs.volume.volume_group import VolumeGroup
+from afs.volume.volume_group import VolumeGroup, draft_path
 from afs.volume.volume_header import check_volume_name, new_header, new_volume
 
 
@@ -164,14 +164,12 @@ class Partition:
                     )
                 with group.new_database(volume_id) as path:
                     state, root = new_volume(header, header.created_ns)
-                    with (
-                        afs_errors(),
-                        contextlib.closing(group.create_database(path)) as connection,
-                    ):
-                        connection.execute("BEGIN")
-                        rows.write_vnodes(connection, [root], header.change_counter)
-                        rows.write_state(connection, state)
-                        connection.execute("COMMIT")
+                    with afs_errors():
+                        draft = sqlite_schema.create_draft(draft_path(path))
+                        with contextlib.closing(draft):
+                            rows.write_vnodes(draft, [root], header.change_counter)
+                            rows.write_state(draft, state)
+                            group.publish(draft, path)
                     group.put_in_place(path, volume_id)
                 return self._open(group, volume_id, lock, clock_ns)
             except BaseException:
@@ -292,12 +290,10 @@ class Partition:
             with contextlib.suppress(AfsError):
                 old = self.volume_header(volume_id)
         # From copying the references to their commit nothing may collect the chunks.
-        with (
-            group.chunks.lock(exclusive=False),
-            afs_errors(),
-            source.reading() as moment,
-            contextlib.closing(group.copy_database(moment.connection, path)) as connection,
-        ):
+        with group.chunks.lock(exclusive=False), afs_errors(), contextlib.ExitStack() as stack:
+            source.copy_database(draft_path(path))
+            connection = sqlite_schema.open_draft(draft_path(path))
+            stack.callback(connection.close)
             state = rows.read_state(connection)
             now_ns = source.now_ns()
             header = replace(
@@ -321,6 +317,7 @@ class Partition:
             connection.execute("DELETE FROM garbage")
             rows.write_state(connection, replace(state, header=header))
             connection.execute("COMMIT")
+            group.publish(connection, path)
 
     def group_for(self, volume_id: int, read_write_id: int | None = None) -> VolumeGroup:
         """The group a volume is in, or would be made in.

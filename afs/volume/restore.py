@@ -35,6 +35,7 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import Origin, VolumeState
 from afs.volume.chunk_store import ChunkStaging, disk_errors
 from afs.volume.collection import remove_unreferenced
+from afs.volume.database_copy import copy_moment
 from afs.volume.dump_frames import bad_dump
 from afs.volume.dump_intake import DumpIntake
 from afs.volume.flock import FileLock
@@ -44,7 +45,8 @@ from afs.volume.restore_over import carry_over
 from afs.volume.restore_vnodes import VnodeTaker
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_store import SqliteVolume
-from afs.volume.verify import check_tree
+from afs.volume.verify import check_structure, check_tree
+from afs.volume.volume_group import draft_path
 from afs.volume.volume_header import new_header
 
 
@@ -59,6 +61,9 @@ class Restore:
         name: its name, if it is new.
         clock_ns: the wall clock, nanoseconds since the Unix epoch.
     """
+
+    # The temporary database; there is one when the dump's header has come.
+    _connection: sqlite3.Connection
 
     def __init__(
         self,
@@ -117,12 +122,18 @@ class Restore:
             self._staging.ensure_linked()
             rows.write_state(self._connection, state)
             try:
-                check_tree(self._connection, state)
+                if increment is None:
+                    # The rows themselves were checked as they came.
+                    check_structure(self._connection)
+                else:
+                    check_tree(self._connection, state)
             except AfsError as error:
                 if error.code is not AfsCode.EIO:
                     raise
                 raise bad_dump(error.detail) from error
             self._connection.execute("COMMIT")
+            self._group.publish(self._connection, self._path)
+            self._connection = sqlite_schema.connect(self._path)
         self._staging.let_go()
         self._finished = True
 
@@ -180,13 +191,13 @@ class Restore:
         try:
             self._group.make()
             self._path = self._stack.enter_context(self._group.new_database(self._volume_id))
+            draft = draft_path(self._path)
             if message.since:
-                self._connection = self._copy_base(message)
+                self._copy_base(message, draft)
+                self._connection = sqlite_schema.open_draft(draft)
             else:
-                self._connection = self._group.create_database(self._path)
-            self._stack.callback(self._connection.close)
-            # If we crash, the temporary database is thrown away; `put_in_place` makes it durable.
-            self._connection.execute("PRAGMA synchronous = OFF")
+                self._connection = sqlite_schema.create_draft(draft)
+            self._stack.callback(self._close_connection)
             self._connection.execute("BEGIN")
             if message.since:
                 increment = Increment(self._connection, rows.read_state(self._connection))
@@ -196,8 +207,11 @@ class Restore:
         self._staging = self._group.chunks.open_staging(self._path.stem)
         return VnodeTaker(self._connection, self._staging, message, self._volume_id, increment)
 
-    def _copy_base(self, message: dump_pb2.DumpHeader) -> sqlite3.Connection:
-        """A copy of the volume, if the dump fits over it; EINVAL if not, VSALVAGE if damaged."""
+    def _close_connection(self) -> None:
+        self._connection.close()
+
+    def _copy_base(self, message: dump_pb2.DumpHeader, target: Path) -> None:
+        """Copies the volume, if the dump fits over it; EINVAL if not, EIO if it is damaged."""
         path = self._group.database(self._volume_id)
         since = f"change {message.since} of {message.incarnation}"
         if not path.exists():
@@ -226,7 +240,7 @@ class Restore:
                 )
             self._base = here
             self._base_data_version = state.max_data_version
-            return self._group.copy_database(source, self._path)
+            copy_moment(source, target)
 
     def _check_unchanged(self, path: Path, base: ChangeMark) -> None:
         with contextlib.closing(sqlite_schema.connect(path)) as connection:

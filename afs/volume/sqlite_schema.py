@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
+from afs.limits import KIB
 from afs.types import VolumeHeader
 
 SCHEMA_VERSION: Final = 2
 # "AFSV" in ASCII: says that the file is one of ours.
 APPLICATION_ID: Final = 0x41465356
+
+# Pages of a draft in memory: entries and indexes are not filled in order.
+_DRAFT_CACHE_KIB: Final = 32 * KIB
 
 HEADER_FIELDS: Final = tuple(field.name for field in fields(VolumeHeader))
 COUNTERS: Final = ("next_vnode", "next_uniquifier", "max_data_version")
@@ -118,6 +122,36 @@ def create_database(path: Path) -> sqlite3.Connection:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.executescript(f"BEGIN;{_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
     return connection
+
+
+def create_draft(path: Path) -> sqlite3.Connection:
+    """A new, empty database that nobody else looks at: quick to fill, gone after a crash.
+
+    `finish_draft` makes a volume's of it. The file must not exist.
+    """
+    path.touch(mode=0o600, exist_ok=False)
+    connection = open_draft(path)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    create_schema(connection)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return connection
+
+
+def open_draft(path: Path) -> sqlite3.Connection:
+    """A connection to a draft, or to a copy of a database that is to become one."""
+    connection = connect(path)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA synchronous = OFF")
+    # Nothing is ever rolled back: what fails is thrown away as a whole.
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute(f"PRAGMA cache_size = -{_DRAFT_CACHE_KIB}")
+    return connection
+
+
+def finish_draft(connection: sqlite3.Connection) -> None:
+    """Ends a draft, no transaction open: it is in WAL mode as a volume's, and not synced yet."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
 
 
 def create_schema(connection: sqlite3.Connection) -> None:

@@ -17,6 +17,7 @@ Theory of operation
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -34,6 +35,7 @@ from afs.volume.change_set import ChangeSet, VolumeState
 from afs.volume.chunk_store import ChunkStore, disk_errors
 from afs.volume.collection import collect_garbage
 from afs.volume.data_snapshot import StoredSnapshot
+from afs.volume.database_copy import copy_file, copy_moment
 from afs.volume.file_data import ChunkRef, is_inline, positions
 from afs.volume.namespace import perform
 from afs.volume.rules import check_entry_name, check_file, no_vnode
@@ -96,6 +98,9 @@ class SqliteVolume(Volume):
         # Garbage up to this hash was looked at; None: all of it.
         self._collected_to: bytes | None = b""
         self._unpinned = False
+        # The database as a plain file. It stays open as long as SQLite has it open: closing it
+        # lets go of all locks that this process has on it (POSIX), SQLite's included.
+        self._file: int | None = None
         with afs_errors():
             self._writer = sqlite_schema.connect(path)
             try:
@@ -244,6 +249,24 @@ class SqliteVolume(Volume):
                 self._release()
 
     # --- for the partition, the dump and the tests ---
+
+    def copy_database(self, target: Path) -> None:
+        """Copies the database as it is at this moment to a new file, not synced.
+
+        The caller holds the group's lock. Changes wait meanwhile.
+        """
+        with self._write_lock:
+            self._check_open()
+            with afs_errors():
+                _, in_wal, moved = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if in_wal == moved:
+                # All of it is in the file, and nobody else writes to that.
+                if self._file is None:
+                    self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                copy_file(self._file, target)
+                return
+            with self.reading() as moment:
+                copy_moment(moment.connection, target)
 
     def reading(self) -> AbstractContextManager[Moment]:
         """A connection that sees one moment of the volume; VOFFLINE when it is closed."""
@@ -408,6 +431,8 @@ class SqliteVolume(Volume):
             complete = self._failure is None and self._settle()
         finally:
             self._writer.close()
+            if self._file is not None:
+                os.close(self._file)
         # Sealed is only what is all in the database and in no WAL.
         if complete and not self._sealed:
             with self.chunks.lock(exclusive=False):

@@ -10,8 +10,8 @@ Theory of operation
     The first round's base is what the partition has of the volume: the read-only volume that is to
     be replaced, or what a volume that was moved away left behind. So only what changed is sent.
 
-    T1  The database is committed before the group is looked through for chunks: from then on no
-        collection takes away one that it refers to.
+    T1  The group is looked through for chunks, and the database's references begin to count, under
+        one holding of the group's lock: no collection takes away a chunk that was found.
     T2  What is put in place is the state that was sent: same incarnation, change counter, Fids and
         DataVersions. A read-write volume under another id is a copy: it has a fresh incarnation.
     T3  Whatever comes is checked as a dump that is restored is (R9); of a later round only what it
@@ -42,6 +42,7 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState
 from afs.volume.chunk_store import ChunkStaging, disk_errors
 from afs.volume.collection import remove_unreferenced
+from afs.volume.database_copy import copy_moment
 from afs.volume.dump_frames import bad_dump
 from afs.volume.dump_intake import DumpIntake
 from afs.volume.flock import FileLock
@@ -52,13 +53,14 @@ from afs.volume.remnant import find_remnant, remove_remnant
 from afs.volume.restore_vnodes import VnodeTaker
 from afs.volume.seal import check_seal
 from afs.volume.sqlite_errors import afs_errors
-from afs.volume.verify import check_header, check_rows, check_tree
+from afs.volume.verify import check_header, check_rows, check_structure
+from afs.volume.volume_group import draft_path
 from afs.volume.volume_header import new_header
 
 # Chunks asked for at a time: 32 KiB of hashes.
 MISSING_PAGE_CHUNKS: Final = 1024
 
-_WANTED: Final = "CREATE TEMP TABLE wanted (hash BLOB PRIMARY KEY, size INTEGER) WITHOUT ROWID"
+_WANTED: Final = "CREATE TABLE wanted (hash BLOB PRIMARY KEY, size INTEGER) WITHOUT ROWID"
 _ALL_REFERENCES: Final = "SELECT hash, max(size) FROM chunks GROUP BY hash"
 _NEW_REFERENCES: Final = (
     "SELECT c.hash, max(c.size) FROM temp.taken t JOIN chunks c ON c.vnode = t.vnode GROUP BY hash"
@@ -81,6 +83,9 @@ class Transfer:
     Raises:
         AfsError: EINVAL, ENAMETOOLONG for what no volume can have.
     """
+
+    # The temporary database; there is one when the first round has begun.
+    _connection: sqlite3.Connection
 
     def __init__(
         self,
@@ -112,6 +117,11 @@ class Transfer:
         self._sent_id = 0
         self._is_placed = False
         self._stack = ExitStack()
+        # Hashes of chunks to come, and how many bytes each has at least: in a file of SQLite's own,
+        # as there may be millions.
+        self._wanted = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._wanted.execute(_WANTED)
+        self._stack.callback(self._wanted.close)
         self.missing_chunks = 0
         self.missing_bytes = 0
 
@@ -173,8 +183,8 @@ class Transfer:
         assert self._staging is not None, "a dump has come"
         digest = blake3(data).digest()
         with disk_errors(), afs_errors():
-            found = self._connection.execute(
-                "DELETE FROM temp.wanted WHERE hash = ? RETURNING size", (digest,)
+            found = self._wanted.execute(
+                "DELETE FROM wanted WHERE hash = ? RETURNING size", (digest,)
             ).fetchone()
             if found is None:
                 raise AfsError(
@@ -196,7 +206,7 @@ class Transfer:
         self._check_complete()
         assert self._intake is not None and self._staging is not None
         with disk_errors(), afs_errors():
-            (lacking,) = self._connection.execute("SELECT count(*) FROM temp.wanted").fetchone()
+            (lacking,) = self._wanted.execute("SELECT count(*) FROM wanted").fetchone()
             if lacking:
                 raise AfsError(AfsCode.EINVAL, f"{lacking} chunks did not come")
             self._staging.make_durable()
@@ -298,23 +308,25 @@ class Transfer:
         try:
             group.make()
             path = self._stack.enter_context(group.new_database(self._target.volume_id))
+            draft = draft_path(path)
             if on_base:
                 with (
                     group.chunks.lock(exclusive=False),
                     contextlib.closing(sqlite_schema.connect(self._base_path)) as source,
                 ):
-                    self._connection = group.copy_database(source, path)
+                    copy_moment(source, draft)
+                self._connection = sqlite_schema.open_draft(draft)
                 self._mark = self.base
             else:
-                self._connection = group.create_database(path)
-            self._stack.callback(self._connection.close)
-            # If we crash, it is thrown away; `finish_round` makes it durable.
-            self._connection.execute("PRAGMA synchronous = OFF")
-            self._connection.execute(_WANTED)
+                self._connection = sqlite_schema.create_draft(draft)
+            self._stack.callback(self._close_connection)
         except BaseException:
             self._stack.close()
             raise
         self._path = path
+
+    def _close_connection(self) -> None:
+        self._connection.close()
 
     def _prepare(self, message: dump_pb2.DumpHeader) -> VnodeTaker:
         if not message.without_chunks or not message.incarnation:
@@ -367,23 +379,29 @@ class Transfer:
             if increment is not None:
                 increment.check()
             else:
-                _check_whole(self._connection, state)
+                _check_structure(self._connection)
             self._connection.execute("COMMIT")
+            self._look_for_chunks(_ALL_REFERENCES if increment is None else _NEW_REFERENCES)
+            if not self._path.exists():
+                self._group.publish(self._connection, self._path)
+                self._connection = sqlite_schema.connect(self._path)
+                # If we crash, it is thrown away; `finish_round` makes it durable.
+                self._connection.execute("PRAGMA synchronous = OFF")
         self._state = state
         self._staging = self._group.chunks.open_staging(self._path.stem)
-        self._look_for_chunks(_ALL_REFERENCES if increment is None else _NEW_REFERENCES)
 
     def _look_for_chunks(self, references: str) -> None:
-        """Notes which chunks the group lacks (T1: after the commit)."""
-        connection = self._connection
+        """Notes which chunks the group lacks; under the group's lock (T1)."""
         self.missing_chunks = self.missing_bytes = 0
-        connection.execute("DELETE FROM temp.wanted")
-        for digest, size in connection.execute(references):
+        self._wanted.execute("BEGIN")
+        self._wanted.execute("DELETE FROM wanted")
+        for digest, size in self._connection.execute(references):
             if digest == LOST_HASH or self._has_chunk(digest, size):
                 continue
-            connection.execute("INSERT INTO temp.wanted VALUES (?, ?)", (digest, size))
+            self._wanted.execute("INSERT INTO wanted VALUES (?, ?)", (digest, size))
             self.missing_chunks += 1
             self.missing_bytes += size
+        self._wanted.execute("COMMIT")
 
     def _has_chunk(self, digest: bytes, size: int) -> bool:
         try:
@@ -392,9 +410,9 @@ class Transfer:
             return False
 
     def _pages(self) -> Iterator[list[bytes]]:
-        query = "SELECT hash FROM temp.wanted WHERE hash > ? ORDER BY hash LIMIT ?"
+        query = "SELECT hash FROM wanted WHERE hash > ? ORDER BY hash LIMIT ?"
         after = b""
-        while page := self._connection.execute(query, (after, MISSING_PAGE_CHUNKS)).fetchall():
+        while page := self._wanted.execute(query, (after, MISSING_PAGE_CHUNKS)).fetchall():
             after = page[-1][0]
             yield [digest for (digest,) in page]
 
@@ -439,9 +457,10 @@ class Transfer:
         return replace(header, in_transit=in_transit)
 
 
-def _check_whole(connection: sqlite3.Connection, state: VolumeState) -> None:
+def _check_structure(connection: sqlite3.Connection) -> None:
+    """EINVAL unless the rows, which were checked as they came, fit together."""
     try:
-        check_tree(connection, state)
+        check_structure(connection)
     except AfsError as error:
         if error.code is not AfsCode.EIO:
             raise

@@ -139,6 +139,11 @@ def check_tree(connection: sqlite3.Connection, state: VolumeState) -> None:
         rows.check_each(connection, table)
     if (used, vnodes) != (state.header.used_kib, state.header.file_count):
         raise damaged("header", f"it counts {state.header.file_count} vnodes: found {vnodes}")
+    check_structure(connection)
+
+
+def check_structure(connection: sqlite3.Connection) -> None:
+    """EIO unless the rows fit together: names, links and data; each is taken to be whole itself."""
     for table, what, query in _MISFITS:
         misfit = connection.execute(query, {"inline_max": INLINE_MAX_BYTES}).fetchone()
         if misfit is not None:

@@ -1,7 +1,8 @@
 """The folder of a volume group on disk: a read-write volume, its clones, and the chunks they share.
 
-Databases come and go here in ways that a crash cannot leave half done: a new one is made under a
-temporary name (`<id>.new-<token>`) and renamed when it is complete; one to be deleted is renamed
+Databases come and go here in ways that a crash cannot leave half done: a new one is made as a draft
+(`<id>.new-<token>.draft`), gets a temporary name (`<id>.new-<token>.db`) when its references are to
+count, and is renamed again when it is put in place; one to be deleted is renamed
 (`<id>.gone-<token>`) first. Each temporary one has a lock of its own name, so that a crashed
 maker's leftovers can be told and cleared.
 """
@@ -73,26 +74,22 @@ class VolumeGroup:
             yield path
         finally:
             try:
+                for suffix in ("", "-wal", "-shm"):
+                    draft = draft_path(path)
+                    draft.with_name(draft.name + suffix).unlink(missing_ok=True)
                 if path.exists():
                     self.discard(path)
             finally:
                 lock.release(remove=True)
 
-    def create_database(self, path: Path) -> sqlite3.Connection:
-        """A new, empty database; under the lock, as a collection must be able to read it."""
-        with self.chunks.lock(exclusive=False):
-            return sqlite_schema.create_database(path)
+    def publish(self, draft: sqlite3.Connection, path: Path) -> None:
+        """Ends the draft of a database and gives it its temporary name.
 
-    def copy_database(self, source: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-        """A copy of a volume's database as a connection sees it; under the group's lock."""
-        connection = sqlite_schema.create_database(path)
-        try:
-            source.backup(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        From now on its references count in collections: the caller holds the group's lock, and has
+        made sure that the chunks are there. Nothing is durable before `put_in_place`.
+        """
+        sqlite_schema.finish_draft(draft)
+        os.rename(draft_path(path), path)
 
     def put_in_place(self, new: Path, volume_id: int) -> None:
         """Renames a complete database over the volume's old one, if any; durable on return.
@@ -164,7 +161,7 @@ class VolumeGroup:
     def remove_if_empty(self) -> None:
         """Removes the folder if there is no database in it."""
         with self.chunks.lock(exclusive=True):
-            if not any(self.path.glob("*.db")):
+            if not any(self.path.glob("*.db")) and not any(self.path.glob(f"*{DRAFT_SUFFIX}")):
                 shutil.rmtree(self.path, ignore_errors=True)
         fsync_dir(self.path.parent)
 
@@ -190,6 +187,11 @@ class VolumeGroup:
                 return [row[0] for row in connection.execute(query)]
         except sqlite3.Error:
             return None
+
+
+def draft_path(database: Path) -> Path:
+    """Where the draft of a database lies: it keeps no chunk, and a crash takes it away."""
+    return database.with_suffix(DRAFT_SUFFIX)
 
 
 def _inherit_garbage(new: Path, old: Path) -> bool:
