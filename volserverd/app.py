@@ -125,6 +125,7 @@ class VolserverDaemon:
         recovery = Recovery(services, self.fssync, self.halves)
         later(recovery.stop)
         servicer = VolServerServicer(services, self.fssync, self.operations, recovery)
+        recovery.release_again = servicer.release_again
         server.add(vol_server_pb2_grpc.add_VolServerServicer_to_server, servicer, VOL_SERVER)
         server.add(
             vol_transfer_pb2_grpc.add_VolTransferServicer_to_server,

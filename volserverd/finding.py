@@ -10,7 +10,7 @@ from afs.v1 import fssync_pb2, types_pb2, vol_server_pb2
 from afs.volume.partition import Partition
 from volserverd.disk import Disk
 from volserverd.fssync_client import FssyncClient
-from volserverd.vldb.entry import Entry, kept_backup_id
+from volserverd.vldb.entry import Entry, kept_backup_id, kept_read_only_id
 from volserverd.vldb.names import parse_reference
 from volserverd.work_order import VolumeServices
 
@@ -60,8 +60,9 @@ async def find_volume(services: VolumeServices, text: str) -> FoundVolume:
         return FoundVolume(volume_id, name, partition, entry, on_disk=True)
     if entry is None:
         raise AfsError(AfsCode.VNOVOL, f"there is no volume {text}")
+    read_only = volume_id == kept_read_only_id(entry.read_write_id)
     for site in entry.sites:
-        if site.vol_server == services.vol_server and site.partition in services.disk.partitions:
+        if services.is_our_site(site) and read_only == (site.type is VolumeType.READ_ONLY):
             mine = services.disk.partition(site.partition)
             return FoundVolume(volume_id, name, mine, entry, on_disk=False)
     where = ", ".join(sorted({site.vol_server for site in entry.sites})) or "nowhere"

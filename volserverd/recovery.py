@@ -7,6 +7,7 @@ At the start, before any operation:
 4.  Location entries locked by our operations: whatever of their volumes is on disk goes into
     service, and the entry is made to say so. An operation that never answered thus either happened
     or did not (R7). A read-only copy whose site is no longer in its entry is deleted.
+    A release that was cut short is run again, after all this.
 5.  Halves of moves and copies: left to `halves`, which goes on after this.
 6.  Volumes on disk that the fileserver does not know: put into service.
 
@@ -17,6 +18,7 @@ then refused.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import structlog
@@ -52,6 +54,9 @@ class Recovery:
         self._done = asyncio.Event()
         self._last_error: AfsError | None = None
         self._task: asyncio.Task[None] | None = None
+        self._releases: set[int] = set()
+        # Runs the release of a volume again; set before the start.
+        self.release_again: Callable[[int], Awaitable[None]] | None = None
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -90,9 +95,12 @@ class Recovery:
                 _log.exception("recovery.failed")
             else:
                 self._done.set()
-                return
+                break
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, GIVE_BACK_RETRY_MAX_S)
+        for volume_id in sorted(self._releases):
+            if self.release_again is not None:
+                await self.release_again(volume_id)
 
     async def _recover(self) -> None:
         known = {volume.volume_id: volume for volume in await self._fssync.volumes()}
@@ -184,6 +192,8 @@ class Recovery:
     async def _take_up(self, entry: Entry, known: dict[int, fssync_pb2.VolumeInfo]) -> None:
         """Ends what an operation left: what is there is served, and the entry says so."""
         services, disk = self._services, self._services.disk
+        if entry.locked_for.startswith("release by "):
+            self._releases.add(entry.read_write_id)
         read_only_id = kept_read_only_id(entry.read_write_id)
         mine = [site for site in entry.sites if services.is_our_site(site)]
         for name in dict.fromkeys(site.partition for site in mine):

@@ -274,22 +274,6 @@ class SiteMethods(VolServerParts):
         await self.operate("rename", prepare)
         return vol_server_pb2.RenameVolumeResponse()
 
-    async def WatchTold(
-        self, request: vol_server_pb2.WatchToldRequest, _: Any
-    ) -> AsyncIterator[vol_server_pb2.WatchToldResponse]:
-        """Who may still trust a state of a volume of our fileserver that is no more."""
-        async for hosts in self.fssync.watch_breaks(request.volume_id):
-            yield vol_server_pb2.WatchToldResponse(
-                not_told=[
-                    vol_server_pb2.ClientNotTold(
-                        host_uuid=host.uuid,
-                        address=host.address,
-                        lease_remaining_s=host.lease_remaining_s,
-                    )
-                    for host in hosts
-                ]
-            )
-
 
 def _with_site(entry: Entry, site: Site) -> tuple[Site, ...]:
     """The entry's sites and a new one; backups stay last."""

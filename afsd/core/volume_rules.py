@@ -277,7 +277,12 @@ GIVEN_BACK_AFTER: Final[Mapping[FsyncReason, BreakReason]] = {
 }
 # What a program may take a damaged volume for.
 REPAIR_REASONS: Final = frozenset(
-    {FsyncReason.SALVAGE, FsyncReason.FOR_RESTORE, FsyncReason.FOR_DELETE}
+    {
+        FsyncReason.SALVAGE,
+        FsyncReason.FOR_RESTORE,
+        FsyncReason.FOR_DELETE,
+        FsyncReason.FOR_RELEASE,
+    }
 )
 # Commands that only look, or only break: they neither wait for a volume that is CHANGING nor change
 # its record.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volserverd.core import site_steps, steps
+from volserverd.core import release_steps, site_steps, steps
 from volserverd.core.plan import Ended, Ending, Perform, Plan
 from volserverd.core.step import Role, Step, StepKind
 
@@ -27,6 +27,8 @@ LISTS = {
     "remove site": site_steps.remove_site_steps(on_disk=True),
     "remove empty site": site_steps.remove_site_steps(on_disk=False),
     "rename": site_steps.rename_steps([Role.MAIN, Role.BACKUP]),
+    "release": release_steps.release_steps(),
+    "plan a release": release_steps.release_plan_steps(),
     "rename copy": site_steps.rename_copy_steps(),
 }
 

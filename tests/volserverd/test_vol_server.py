@@ -338,15 +338,6 @@ async def test_listings_tell_of_volumes_and_partitions(cell: Cell) -> None:
         await cell.vos.examine("")
 
 
-async def test_what_is_to_come_says_so(cell: Cell) -> None:
-    """Move and its kin answer UNIMPLEMENTED, not a lie."""
-    for method in ("Release",):
-        request = getattr(pb, f"{method}Request")()
-        call = cell.vos.call if method.endswith("Site") else cell.vos.stream
-        with refused(AfsCode.RXGEN_OPCODE, f"{method} is not implemented yet"):
-            await call(getattr(cell.vos.stub, method), request)
-
-
 async def test_a_damaged_volume_is_listed_and_can_be_deleted(tmp_path: Path) -> None:
     """A volume the fileserver cannot attach is shown in the error state, refused, and deletable."""
     async with volserver(tmp_path) as vos:

@@ -67,6 +67,12 @@ class StepKind(Enum):
     TELL_MOVED = "telling clients that the volume has moved"
     SET_ASIDE = "setting the old copy aside"
     CLONE_READ_WRITE = "copying metadata to the new volume"
+    OPEN_SITES = "asking the sites what they have"
+    CLOSE_SITES = "ending the transfers to the sites"
+    STAGE_AT_SITES = "bringing the new state to the sites"
+    # The point of no return of a release.
+    SHOW_AT_SITES = "showing the new state at the sites"
+    NOTE_RELEASE = "noting in the location entry which sites show it"
     DROP_SITE = "taking the site out of the location entry"
     RENAME_ENTRY = "renaming the location entry"
     RENAME_ON_DISK = "renaming the volume on disk"
@@ -99,6 +105,7 @@ _UNDO: Final[Mapping[StepKind, StepKind]] = {
     StepKind.CLONE_TEMPORARY: StepKind.DELETE_TEMPORARY,
     StepKind.RECEIVE: StepKind.DISCARD_RECEIVED,
     StepKind.CLONE_READ_WRITE: StepKind.REMOVE_CREATED,
+    StepKind.OPEN_SITES: StepKind.CLOSE_SITES,
     StepKind.CREATE_COPY_ENTRY: StepKind.SETTLE_ENTRY,
     StepKind.OPEN_TRANSFER: StepKind.CLOSE_TRANSFER,
     StepKind.MARK_IN_TRANSIT: StepKind.UNMARK,

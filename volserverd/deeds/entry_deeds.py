@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -80,20 +81,29 @@ class EntryDeeds(WorkState):
         await settle(services, entry)
         return True
 
-    async def _replace_entry(self, entry: Entry) -> None:
-        """Changes the locked entry; looks whether it happened when an answer is lost."""
-        locations = self._services.locations
+    async def _change_entry(self, change: Callable[[Entry], Entry]) -> None:
+        """Changes the locked entry; looks whether it happened when an answer is lost.
+
+        An address that is corrected meanwhile changes the entry's version, also under our lock.
+        """
+        assert self._entry is not None
+        entry, locations = self._entry, self._services.locations
         reference = VolumeReference(entry.name, volume_id=entry.read_write_id)
         for attempts_left in reversed(range(_ATTEMPTS)):
+            wanted = change(entry)
             try:
-                self._entry = await locations.replace(entry)
+                self._entry = await locations.replace(wanted)
                 return
             except AfsError as error:
-                if error.code is not AfsCode.RX_CALL_DEAD or not attempts_left:
+                if error.code not in (AfsCode.RX_CALL_DEAD, AfsCode.EAGAIN) or not attempts_left:
                     raise
-            stored = await locations.get(reference)
-            if replace(stored, version=entry.version) == entry:
-                self._entry = stored
+            entry = await locations.get(reference)
+            if entry.locked_for != self._lock_text:
+                raise AfsError(
+                    AfsCode.EAGAIN, f"the lock of volume {entry.name}'s entry was taken from us"
+                )
+            if replace(change(entry), version=0) == replace(entry, version=0):
+                self._entry = entry
                 return
 
     async def _settle_entry(self, _: Role) -> None:

@@ -54,13 +54,13 @@ class SiteDeeds(EntryDeeds):
         await disk.set_fields(self._partition, clone_id, fields)
 
     async def _drop_site(self, _: Role) -> None:
-        assert self._entry is not None
-        sites = tuple(site for site in self._entry.sites if site != self._order.site)
-        await self._replace_entry(replace(self._entry, sites=sites))
+        going = self._order.site
+        await self._change_entry(
+            lambda entry: replace(entry, sites=tuple(s for s in entry.sites if s != going))
+        )
 
     async def _rename_entry(self, _: Role) -> None:
-        assert self._entry is not None
-        await self._replace_entry(replace(self._entry, name=self._order.name))
+        await self._change_entry(lambda entry: replace(entry, name=self._order.name))
 
     async def _rename_on_disk(self, role: Role) -> None:
         assert self._entry is not None
