@@ -28,9 +28,15 @@ def seal_path(database: Path) -> Path:
     return database.with_suffix(".seal")
 
 
-def put_seal(database: Path) -> None:
-    """Seals a database that nobody has open and that has no WAL; durable on return."""
-    write_durably(seal_path(database), f"blake3 {_digest(database)}\n".encode())
+def put_seal(database: Path, digest: str | None = None) -> None:
+    """Seals a database that nobody has open and that has no WAL; durable on return.
+
+    Args:
+        database: the database.
+        digest: its `database_digest`, if that is known.
+    """
+    digest = database_digest(database) if digest is None else digest
+    write_durably(seal_path(database), f"blake3 {digest}\n".encode())
 
 
 def break_seal(database: Path) -> None:
@@ -53,7 +59,7 @@ def check_seal(database: Path) -> bool:
         seal = seal_path(database).read_bytes()
     except FileNotFoundError:
         return False
-    if seal != f"blake3 {_digest(database)}\n".encode():
+    if seal != f"blake3 {database_digest(database)}\n".encode():
         raise AfsError(
             AfsCode.VSALVAGE,
             f"the database {database.name} is not the one that was sealed: it is damaged",
@@ -61,7 +67,8 @@ def check_seal(database: Path) -> bool:
     return True
 
 
-def _digest(path: Path) -> str:
+def database_digest(path: Path) -> str:
+    """The hash that a seal holds."""
     # Read, not mapped: a disk that fails is then an error, not a signal that ends the daemon.
     digest = blake3(max_threads=blake3.AUTO)
     buffer = memoryview(bytearray(_READ_BYTES))

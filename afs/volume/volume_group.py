@@ -15,6 +15,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ from afs.volume import sqlite_schema
 from afs.volume.chunk_store import ChunkStore
 from afs.volume.collection import collect_garbage, is_gone, remove_unreferenced
 from afs.volume.flock import FileLock
-from afs.volume.seal import put_seal, seal_path
+from afs.volume.seal import database_digest, put_seal, seal_path
 from afs.volume.sqlite_errors import afs_errors, sqlite_error
 
 _REMOVAL_SLICE_CHUNKS: Final = 64
@@ -100,7 +101,11 @@ class VolumeGroup:
         path = self.database(volume_id)
         replaces = path.exists()
         noted = _inherit_garbage(new, path) if replaces else True
-        settle(new)
+        # The disk and the processor are at work at the same time.
+        with ThreadPoolExecutor(1, thread_name_prefix="seal") as hashing:
+            settle(new, synced=False)
+            digest = hashing.submit(database_digest, new)
+            _sync(new)
         if replaces:
             # Should we crash before the renaming, the old one is whole without its WAL.
             _settle_if_possible(path)
@@ -115,11 +120,11 @@ class VolumeGroup:
             os.rename(new, path)
             _remove_wal(new)
             fsync_dir(self.path)
-        self._collect_all(path)
+        changed = self._collect_all(path)
         if not noted:
             self._remove_strays()
         with self.chunks.lock(exclusive=False):
-            put_seal(path)
+            put_seal(path, None if changed else digest.result())
 
     def discard(self, path: Path) -> None:
         """Removes a database, and those chunks that nothing else refers to."""
@@ -165,13 +170,15 @@ class VolumeGroup:
                 shutil.rmtree(self.path, ignore_errors=True)
         fsync_dir(self.path.parent)
 
-    def _collect_all(self, path: Path) -> None:
+    def _collect_all(self, path: Path) -> bool:
+        """Collects a volume's garbage; whether that changed its database."""
         with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
             begin: bytes | None = b""
             while begin is not None:
                 after = collect_garbage(connection, path, self.chunks, begin, set(), wait=True)
                 # A damaged neighbour: the garbage stays noted.
                 begin = None if after == begin else after
+            return connection.total_changes > 0
 
     def _remove_strays(self) -> None:
         """Removes every chunk that no database refers to."""
@@ -215,8 +222,8 @@ def _inherit_garbage(new: Path, old: Path) -> bool:
         connection.close()
 
 
-def settle(path: Path) -> None:
-    """Moves a database's WAL into it and removes it; durable on return.
+def settle(path: Path, *, synced: bool = True) -> None:
+    """Moves a database's WAL into it and removes it; durable on return unless told otherwise.
 
     Raises:
         AfsError: VIO if a reader was in the way for too long; EIO if the database is damaged.
@@ -224,6 +231,11 @@ def settle(path: Path) -> None:
     with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
         if not sqlite_schema.checkpoint(connection):
             raise AfsError(AfsCode.VIO, f"the database {path.name} is being read all the time")
+    if synced:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
