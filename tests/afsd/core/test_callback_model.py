@@ -75,8 +75,8 @@ class CallBackModel(RuleBasedStateMachine):
             self.clients[host].suspended.clear()
         self.rig.attach(host, resume=resume)
 
-    @rule()
-    def planned_restart(self) -> None:
+    @rule(back_at_once=st.sets(st.sampled_from(HOSTS)))
+    def planned_restart(self, back_at_once: set[str]) -> None:
         """Channels end, writers get their answers, and the next life begins."""
         for host, client in self.clients.items():
             if self.attached(host):
@@ -88,6 +88,9 @@ class CallBackModel(RuleBasedStateMachine):
         unanswered = self.calls.keys() - self.rig.outcomes.keys()
         self.calls = {each: host for each, host in self.calls.items() if each not in unanswered}
         self.rig.start(self.rig.machine.save(self.rig.now))
+        for host in sorted(back_at_once):
+            self.rig.attach(host, resume=True)
+            self.process_one_message(host)
 
     @rule(host=st.sampled_from(HOSTS))
     def process_one_message(self, host: str) -> None:
