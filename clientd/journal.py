@@ -27,6 +27,7 @@ class ClientEvent:
 # Shown as 0 until they happen, so that who reads GetStatus need not guess their names.
 COUNTERS = (
     "fetch_status_calls",
+    "bulk_status_calls",
     "fetch_data_calls",
     "volume_status_calls",
     "read_dir_calls",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from afs.v1 import file_server_pb2 as pb
 from afs.v1 import types_pb2
 from afs.wire import fid_to_wire
 from clientd.core.cache import VnodeCache
+from clientd.core.companions import Companions
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.single_flight import SingleFlight
@@ -46,7 +48,10 @@ class Statuses:
         self._cache = cache
         self._servers = servers
         self._journal = journal
+        self._companions = Companions(cache)
         self._flights: SingleFlight[Fid, Known] = SingleFlight()
+        # Those that come along with another one's, and the event that they have come.
+        self._coming: dict[Fid, asyncio.Event] = {}
 
     async def status(
         self,
@@ -72,6 +77,9 @@ class Statuses:
             entry = self._servers.trusted(fid)
             if entry is not None:
                 return Known(entry.status, fetched.source if fetched else Source.CACHE)
+            if (coming := self._coming.get(fid)) is not None:
+                await coming.wait()
+                continue
             landed = await self._flights.run(fid, fetch or (lambda: self._fetch(volume, fid)))
             if landed.asked_before:
                 return landed.value
@@ -82,6 +90,15 @@ class Statuses:
         return self._flights.waiting(fid)
 
     async def _fetch(self, volume: VolumeCalls, fid: Fid) -> Known:
+        companions = [
+            each
+            for each in self._companions.of(fid, self._servers.now())
+            if each not in self._coming and not self._flights.waiting(each)
+        ]
+        if companions:
+            known = await self._fetch_with(volume, fid, companions)
+            if known is not None:
+                return known
         before = self._cache.get(fid)
         version = before.status.data_version if before is not None else None
         self._journal.count("fetch_status_calls")
@@ -94,6 +111,50 @@ class Statuses:
             raise
         vnode, _ = volume.take_in(response.status, callback_of(response), ticket)
         self._journal.tell("status.fetched", server=ticket.server, fids=(fid,))
+        return self._known(vnode, version)
+
+    async def _fetch_with(
+        self, volume: VolumeCalls, fid: Fid, companions: Sequence[Fid]
+    ) -> Known | None:
+        """Asks about a vnode and others of its volume; None if it has to be asked about alone."""
+        come = asyncio.Event()
+        self._coming |= dict.fromkeys(companions, come)
+        try:
+            return await self._fetch_all(volume, [fid, *companions])
+        finally:
+            for each in companions:
+                del self._coming[each]
+            come.set()
+
+    async def _fetch_all(self, volume: VolumeCalls, fids: Sequence[Fid]) -> Known | None:
+        """Asks about many vnodes and takes in what is said; the first one's status."""
+        self._journal.count("bulk_status_calls")
+        request = pb.BulkStatusRequest(fids=[fid_to_wire(fid) for fid in fids])
+        try:
+            response, ticket = await volume.call(lambda stub: stub.BulkStatus, request)
+        except AfsError as error:
+            if error.code is not AfsCode.RXGEN_OPCODE:
+                raise
+            # A fileserver that cannot do it.
+            return None
+        self._journal.tell("status.fetched", server=ticket.server, fids=fids)
+        first: Known | None = None
+        for number, (fid, result) in enumerate(zip(fids, response.results, strict=False)):
+            if result.abort_code == AfsCode.VNOVNODE:
+                self._cache.forget(fid)
+            if result.abort_code or not result.HasField("status"):
+                continue
+            before = self._cache.peek(fid)
+            version = before.status.data_version if before is not None else None
+            callback = result.callback if result.HasField("callback") else None
+            vnode, _ = volume.take_in(result.status, callback, ticket)
+            known = self._known(vnode, version)
+            if number == 0:
+                first = known
+        return first
+
+    def _known(self, vnode: Vnode, version: int | None) -> Known:
+        """The status that came; the DataVersion that was known before says what it is worth."""
         if vnode.data_version == version:
             self._journal.count("revalidated")
             return Known(vnode, Source.REVALIDATED)

@@ -264,6 +264,20 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             ),
         )
 
+    async def BulkStatus(self, request: Any, context: Any) -> Any:
+        await self._begin("BulkStatus", context)
+        results = []
+        for message in request.fids:
+            node = self.nodes.get(fid_from_wire(message))
+            results.append(
+                file_server_pb2.BulkStatusResult(abort_code=AfsCode.VNOVNODE)
+                if node is None
+                else file_server_pb2.BulkStatusResult(
+                    status=status_to_wire(node.vnode), callback=self._promise()
+                )
+            )
+        return await self._end("BulkStatus", file_server_pb2.BulkStatusResponse(results=results))
+
     async def FetchData(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self._begin("FetchData", context)
         node = self._node(request.fid)

@@ -76,7 +76,8 @@ async def test_after_a_release_only_what_changed_is_fetched(
         if number == 1:
             assert answer.data == b"new" * 5000
         else:
-            assert (answer.data, answer.source) == (b"%d" % number * 5000, REVALIDATED)
+            assert answer.data == b"%d" % number * 5000
+            assert answer.source in (REVALIDATED, CACHE)
     after = await program.counters()
     assert after["bytes_fetched"] - before["bytes_fetched"] == 15000
 
@@ -119,7 +120,7 @@ async def test_site_that_went_away_is_replaced_by_another(
     for number in range(5):
         answer = await program.read(f"{READ_ONLY}/f{number}")
         assert answer.data == b"%d" % number * 5000
-        assert (answer.source == REVALIDATED) == (number < 3)
+        assert (answer.source in (REVALIDATED, CACHE)) == (number < 3)
     after = await program.counters()
     assert after["bytes_fetched"] - before["bytes_fetched"] == 2 * 5000
     assert await in_use(program) == servers.address(3 - index)
