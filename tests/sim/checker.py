@@ -54,10 +54,14 @@ class Change:
 
 @dataclass(slots=True)
 class Owed:
-    """A break that a host is owed, from when the change was made until its client took it in."""
+    """A break that a host is owed, from when the change was made until its client took it in.
+
+    `fids`: what it held promises on of what the break is about.
+    """
 
     target: Fid
     through: int
+    fids: tuple[Fid, ...]
 
 
 @dataclass(slots=True)
@@ -266,7 +270,7 @@ class Checker:
             for fid, _ in hit:
                 del ledger.promises[fid]
             if any(until > now for _, until in hit):
-                ledger.owed.append(Owed(target, through))
+                ledger.owed.append(Owed(target, through, tuple(fid for fid, _ in hit)))
 
     def break_sent(
         self, host: str, epoch: int, targets: tuple[Fid, ...], through: int, now: float

@@ -8,7 +8,7 @@ places: `CallBacks`, `CallPreamble`, `CallBackChannelServicer`, `FileServerBase`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
@@ -137,6 +137,14 @@ class Answer(NamedTuple):
     reply: Reply | None
     error: AfsError | None
     outcome_unknown: bool = False
+
+
+@dataclass
+class Writer:
+    """Who makes a change; `waits` as long as there is somebody to be answered."""
+
+    host: str | None
+    waits: bool = True
 
 
 class Attached:
@@ -569,14 +577,19 @@ class FileServer:
     ) -> Vnode:
         """Commits a change and breaks; a task of its own, so that a caller may hang up."""
         self._changing += 1
-        return await self.process.spawn(self._to_the_end(attached, mutate, changed, writer))
+        who = Writer(writer)
+        try:
+            return await self.process.spawn(self._to_the_end(attached, mutate, changed, who))
+        except Cancelled:
+            who.waits = False
+            raise
 
     async def _to_the_end(
         self,
         attached: Attached,
         mutate: Callable[[], Vnode],
         changed: Callable[[Vnode], dict[Fid, BreakReason]],
-        writer: str | None,
+        writer: Writer,
     ) -> Vnode:
         """A change that a stop waits for."""
         try:
@@ -594,10 +607,10 @@ class FileServer:
         attached: Attached,
         mutate: Callable[[], Vnode],
         changed: Callable[[Vnode], dict[Fid, BreakReason]],
-        writer: str | None,
+        who: Writer,
     ) -> Vnode:
         attached.check()
-        change = Change({}, by_volume=False, writer=writer)
+        change = Change({}, by_volume=False, writer=who.host)
 
         def commit() -> Vnode:
             vnode = mutate()
@@ -610,6 +623,8 @@ class FileServer:
         if attached.committing is None:
             attached.committing = self.process.spawn(self._commit(attached))
         vnode = await done
+        # One that hung up is told nothing, so it keeps nothing.
+        writer = who.host if who.waits else None
         self._tell("fileserver", "committed", change=change.versions, writer=writer)
         reasons = changed(vnode)
         began = self.process.now()
@@ -644,11 +659,32 @@ class FileServer:
         real = self.process.kernel.now
         self.checker.must_break(tuple(reasons), writer, through, real)
         if not self.machine.has_other_holders(fids, writer):
+            self._all_know(reasons, writer, through)
             return
         self.checker.broken_through(self.epoch, change, through)
         ticket, done = self._ticket()
-        self._step(self.machine.break_callbacks(fids, writer, ticket, self.process.now()))
+        began = self.process.now()
+        self._step(self.machine.break_callbacks(fids, writer, ticket, began))
         await done
+        if self.process.now() - began < self.deadline:
+            self._all_know(reasons, writer, through)
+
+    def _all_know(self, changed: Iterable[Fid], writer: str | None, through: int) -> None:
+        """Checks that a writer is answered only when live holders know of this and what was before.
+
+        Unless it has waited for the whole break deadline.
+        """
+        for host, owed in self.checker.owed().items():
+            known = self.machine.hosts.get(host)
+            if host == writer or known is None or not known.is_up:
+                continue
+            for one in owed:
+                ensure(
+                    one.through > through or not {*one.fids} & {*changed},
+                    "I8",
+                    f"the writer {writer} is answered while {host}, which is up, has not taken in "
+                    f"the break of {one.target}",
+                )
 
     # --- volumes ----------------------------------------------------------------------------------
 

@@ -415,6 +415,12 @@ MUTANTS: Final = (
         (_every(volume_state, "attached", _every_give_back_is_unchanged),),
     ),
     Mutant(
+        "second-writer",
+        "I8",
+        "a writer does not wait for the break that an earlier change sent",
+        ((Deliveries, "outlive_doubts", lambda *_: None),),
+    ),
+    Mutant(
         "patient-with-the-living",
         "T25",
         "a host whose channel is open is waited for beyond the break deadline",
