@@ -78,7 +78,7 @@ class HostInfo(_message.Message):
     last_heard_s_ago: _builtins.float
     @_builtins.property
     def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """VENUSDOWN, HFE_LATER, RESETDONE: those that are set."""
+        """VENUSDOWN, HFE_LATER, RESETDONE, SUSPENDED (it keeps its promises over a planned restart): those that are set."""
 
     def __init__(
         self,
