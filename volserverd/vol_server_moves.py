@@ -155,7 +155,8 @@ class MovingMethods(VolServerParts):
     async def _plan(self, work: VolumeWork) -> vol_server_pb2.OperationPlan:
         """What a move would do, after the round that only counted."""
         header, sent, target = work.sent_header, work.sent, work.target
-        info = await self.fssync.query(header.volume_id)
+        # Not of the header that was sent: that may be a temporary clone's.
+        info = await self.fssync.query(work.ids[Role.MAIN])
         metadata = sent.rounds[-1].metadata_bytes
         where = f"{target.vol_server} {target.partition}"
         return vol_server_pb2.OperationPlan(
