@@ -167,6 +167,11 @@ HALF_POLL_S: Final = 1.0
 # often it is looked whether one can go.
 REMNANT_LIFETIME_S: Final = 24 * 3600.0
 REMNANT_SWEEP_S: Final = 60.0
+# Volserver: how often it asks the fileserver for volumes that are damaged, to salvage them; that is
+# a list of all volumes, so not all the time.
+SALVAGE_POLL_S: Final = 10.0
+# Volserver: how often it salvages a volume by itself that is damaged again each time.
+SALVAGES_MAX: Final = 3
 # Clientd: bytes of file data kept on disk.
 CACHE_LIMIT_BYTES: Final = 1024 * MIB
 # Clientd: a gap between two turns of its loop longer than this means that the process was frozen;

@@ -21,6 +21,7 @@ from afs.runtime.server import DaemonServer
 from afs.v1 import vol_server_pb2_grpc, vol_transfer_pb2_grpc, volume_location_pb2_grpc
 from volserverd.checkouts import Checkouts
 from volserverd.config import VolserverdConfig
+from volserverd.demand_salvage import DemandSalvage
 from volserverd.disk import Disk
 from volserverd.fssync_client import FssyncClient, program_name
 from volserverd.halves import Halves
@@ -132,7 +133,16 @@ class VolserverDaemon:
             VolTransferServicer(services, self.operations, recovery, self.halves),
             VOL_TRANSFER,
         )
+        self.demand_salvage = DemandSalvage(
+            services,
+            self.fssync,
+            recovery.ready,
+            servicer.salvage_by_itself,
+            config.salvage_poll_s,
+        )
+        later(self.demand_salvage.stop)
         recovery.start()
+        self.demand_salvage.start()
         self.halves.start()
         remnants.start()
 

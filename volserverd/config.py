@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from afs.errors import AfsError
-from afs.limits import REMNANT_LIFETIME_S, TRANSACTION_IDLE_S
+from afs.limits import REMNANT_LIFETIME_S, SALVAGE_POLL_S, TRANSACTION_IDLE_S
 from afs.runtime.config import DaemonConfig
 from afs.runtime.listening import UNIX_PREFIX, split_tcp_address
 
@@ -68,6 +68,11 @@ class VolserverdConfig(DaemonConfig):
         TRANSACTION_IDLE_S,
         gt=0,
         description="seconds after which a dump or restore with a silent client is ended",
+    )
+    salvage_poll_s: float = Field(
+        SALVAGE_POLL_S,
+        gt=0,
+        description="seconds between two looks for damaged volumes, which are then salvaged",
     )
 
     @field_validator("listen", "location_listen")

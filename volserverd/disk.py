@@ -175,6 +175,10 @@ class Disk:
             raise
         return clone_id
 
+    def is_temporary(self, clone_id: int) -> bool:
+        """True for a temporary clone of an operation that is running."""
+        return clone_id in self._temporary_ids
+
     async def delete_temporary(self, partition: Partition, clone_id: int) -> None:
         """Deletes a temporary clone."""
         await self.delete(partition, clone_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from afs.v1 import vol_server_pb2_grpc
+from volserverd.vol_server_care import CaringMethods
 from volserverd.vol_server_changes import ChangingMethods
 from volserverd.vol_server_contents import ContentsMethods
 from volserverd.vol_server_listing import ListingMethods
@@ -12,6 +13,7 @@ from volserverd.vol_server_sites import SiteMethods
 
 
 class VolServerServicer(
+    CaringMethods,
     ChangingMethods,
     ContentsMethods,
     ListingMethods,

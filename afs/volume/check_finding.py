@@ -36,6 +36,7 @@ class FindingKind(StrEnum):
     # About whole volumes: only Verify finds these.
     WRONG_ID = "wrong id"
     WRONG_NAME = "wrong name"
+    WRONG_TYPE = "wrong type"
     LEFTOVER = "half-made volume"
     TEMPORARY = "temporary clone"
     HALF_OF_A_MOVE = "half of a move"

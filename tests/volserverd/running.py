@@ -28,6 +28,7 @@ class VolServerCalls:
     """Calls a volserver by its addresses."""
 
     def __init__(self, vol_server: str, location: str) -> None:
+        self.location_address = location
         self.channel = open_channel(vol_server)
         self.location_channel = open_channel(location)
         self.stub: Any = vol_server_pb2_grpc.VolServerStub(self.channel)
@@ -163,6 +164,8 @@ async def volserver(
         "partitions": [root / "vicepa"],
         "vldb": root / "vldb.sqlite3",
         "file_server": FILE_SERVER,
+        # Tests that want a damaged volume salvaged say so.
+        "salvage_poll_s": 3600.0,
         **settings,
     }
     running = RunningVolServer(await VolserverDaemon.start(VolserverdConfig(**settings), clock))

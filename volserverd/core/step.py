@@ -67,6 +67,7 @@ class StepKind(Enum):
     TELL_MOVED = "telling clients that the volume has moved"
     SET_ASIDE = "setting the old copy aside"
     CLONE_READ_WRITE = "copying metadata to the new volume"
+    SALVAGE = "checking and repairing the volume"
     OPEN_SITES = "asking the sites what they have"
     CLOSE_SITES = "ending the transfers to the sites"
     STAGE_AT_SITES = "bringing the new state to the sites"

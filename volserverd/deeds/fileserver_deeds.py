@@ -10,7 +10,9 @@ from volserverd.core.step import Role, StepKind
 from volserverd.deeds.work_state import Deeds, WorkState
 
 # Work for which a volume that is on disk need not be known to the fileserver.
-_UNKNOWN_IS_FINE: Final = frozenset({fssync_pb2.FSYNC_FOR_DELETE, fssync_pb2.FSYNC_FOR_RESTORE})
+_UNKNOWN_IS_FINE: Final = frozenset(
+    {fssync_pb2.FSYNC_FOR_DELETE, fssync_pb2.FSYNC_FOR_RESTORE, fssync_pb2.FSYNC_SALVAGE}
+)
 
 
 class FileserverDeeds(WorkState):
