@@ -211,7 +211,8 @@ def _ports(
 ) -> tuple[int, list[tuple[int, int]], list[int]]:
     """The location database's port, each server's FileServer's and VolServer's, the clients'."""
     if ports is Ports.FREE:
-        location, *free = free_ports(1 + 2 * servers + clients)
+        # In order, so that lists of addresses show the servers in theirs.
+        location, *free = sorted(free_ports(1 + 2 * servers + clients))
         pairs = [(free[2 * index], free[2 * index + 1]) for index in range(servers)]
         return location, pairs, free[2 * servers :]
     steps = range(SERVER_PORTS_STEP, SERVER_PORTS_STEP * servers, SERVER_PORTS_STEP)

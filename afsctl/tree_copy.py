@@ -33,7 +33,9 @@ async def load(source: Path, path: VolumePath, volumes: Volumes, meter: Meter) -
     report = CopyReport()
     if not await asyncio.to_thread(source.is_dir):
         parent = await volumes.find_parent(path)
-        await TreeLoad(parent.volume, report, meter).load_file(source, parent.fid, path.name)
+        # Links within a tree are copied as links, but who names one means what it points to.
+        file = await asyncio.to_thread(source.resolve)
+        await TreeLoad(parent.volume, report, meter).load_file(file, parent.fid, path.name)
         return report
     tree = await asyncio.to_thread(scan, source, report.skipped)
     into = await _directory_for(path, volumes, source)

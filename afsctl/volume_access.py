@@ -64,13 +64,11 @@ class VolumeAccess:
         self._entry = entry
         # Sites of a read-only volume that did not answer.
         self._silent: set[str] = set()
-        if not self.volume_id:
-            raise CommandError(f"there is no volume {self.name}")
-        if fixed is None and not self._addresses():
-            raise CommandError(
-                f"volume {self.name} has no site to use"
-                + (": nothing was released yet" if kind is VolumeType.READ_ONLY else "")
-            )
+        absent = not self.volume_id
+        if absent or (fixed is None and not self._addresses()):
+            why = ": nothing was released yet" if kind is VolumeType.READ_ONLY else ""
+            what = "there is no volume {}" if absent else "volume {} has no site to use"
+            raise CommandError(what.format(self.name) + why)
 
     async def entry(self) -> vol_server_pb2.VolumeEntry:
         """The volume's entry in the location database, as it is now."""

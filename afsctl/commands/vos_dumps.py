@@ -16,7 +16,6 @@ from afsctl.dump_check import DumpFacts, read_facts
 from afsctl.dump_files import STANDARD_STREAM, read_dump, write_dump
 from afsctl.failure import CommandError
 from afsctl.output import Column, JsonOption, print_details, show_bytes, show_kib, show_time
-from afsctl.records import volume_type
 from afsctl.vol_servers import VolServers, roomiest_partition
 
 
@@ -120,10 +119,11 @@ def restore(
 def examine_dump(file: Path, *, as_json: bool) -> None:
     """Prints what a dump file holds. CommandError, AfsError or OSError if it is no whole dump."""
     record = read_facts(file, quiet=as_json).record
+    # A dump is taken of a clone that lives as long as that takes; its own id tells nobody anything.
+    shown = {**record, "volume_id": record["read_write_id"] or record["volume_id"]}
     columns = [
         Column("NAME", "name"),
         Column("VOLUME", "volume_id"),
-        Column("TYPE", "type", volume_type),
         Column("DUMPED", "dumped_ns", show_time),
         Column("HOLDS", "since", lambda since: f"changes after {since}" if since else "everything"),
         Column("CHANGES", "change_counter"),
@@ -133,7 +133,7 @@ def examine_dump(file: Path, *, as_json: bool) -> None:
         Column("CHUNKS", "chunks"),
         Column("SIZE", "size_bytes", show_bytes),
     ]
-    print_details(columns, record, as_json=as_json)
+    print_details(columns, record if as_json else shown, as_json=as_json)
 
 
 def _base(earlier: DumpFacts, volume: vol_server_pb2.VolumeDetail, file: Path) -> int:
