@@ -1,13 +1,14 @@
-"""CacheManager: FlushVolume, FlushAll, CheckVolumes, Mount and Unmount."""
+"""CacheManager: Flush, FlushVolume, FlushAll, CheckVolumes, Mount and Unmount."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from afs.errors import AfsCode, AfsError
 from afs.types import Fid
 from afs.v1 import cache_manager_pb2 as pb
-from clientd.path_walk import CellRoot, Last
+from clientd.path_walk import CellRoot, Last, Place
 from clientd.services import Services
 
 
@@ -15,6 +16,11 @@ class AdminMethods:
     """What people do to the cache."""
 
     _services: Services
+
+    async def Flush(self, request: pb.FlushRequest, context: Any) -> pb.FlushResponse:  # noqa: ARG002
+        """Forgets one vnode: its status and data, or names; says how many vnodes that were."""
+        place = await self._place_of(request.path)
+        return pb.FlushResponse(flushed=await self._flush(lambda fid: fid == place.fid))
 
     async def FlushVolume(
         self,
@@ -26,22 +32,23 @@ class AdminMethods:
         if request.volume:
             volume_id = (await location.find(request.volume)).volume_id
         else:
-            volume_id = await self._volume_of(request.path)
+            volume_id = (await self._place_of(request.path)).volume.volume_id
         location.forget(volume_id)
-        return pb.FlushVolumeResponse(flushed=await self._flush(volume_id))
+        flushed = await self._flush(lambda fid: fid.volume == volume_id)
+        return pb.FlushVolumeResponse(flushed=flushed)
 
-    async def _volume_of(self, path: str) -> int:
-        """The volume that a path leads into."""
+    async def _place_of(self, path: str) -> Place:
+        """What a path leads to; for a symbolic link that is its last name, the link."""
         walk = self._services.walk
         place = await walk.attempt(lambda: walk.find(path, last=Last.CROSS))
         if isinstance(place, CellRoot):
             raise AfsError(AfsCode.EINVAL, f"{path} is in no volume: the cell has no root.cell")
-        return place.volume.volume_id
+        return place
 
     async def FlushAll(self, request: pb.FlushAllRequest, context: Any) -> pb.FlushAllResponse:  # noqa: ARG002
         """Forgets everything; says how many vnodes that were."""
         self._services.location.forget_all()
-        return pb.FlushAllResponse(flushed=await self._flush(None))
+        return pb.FlushAllResponse(flushed=await self._flush(lambda _fid: True))
 
     async def CheckVolumes(
         self,
@@ -52,12 +59,9 @@ class AdminMethods:
         self._services.location.forget_all()
         return pb.CheckVolumesResponse()
 
-    async def _flush(self, volume: int | None) -> int:
+    async def _flush(self, concerned: Callable[[Fid], bool]) -> int:
+        """Forgets the vnodes that are concerned; answers how many were known."""
         services = self._services
-
-        def concerned(fid: Fid) -> bool:
-            return volume is None or fid.volume == volume
-
         await services.disk.settle()
         known = {entry.fid for entry in services.cache.entries() if concerned(entry.fid)}
         stored = {fid for fid in services.disk.fids() if concerned(fid)}

@@ -84,6 +84,11 @@ class CacheManagerStub:
                 request_serializer=afs_dot_v1_dot_cache__manager__pb2.DumpCacheRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_cache__manager__pb2.DumpCacheResponse.FromString,
                 _registered_method=True)
+        self.Flush = channel.unary_unary(
+                '/afs.v1.CacheManager/Flush',
+                request_serializer=afs_dot_v1_dot_cache__manager__pb2.FlushRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_cache__manager__pb2.FlushResponse.FromString,
+                _registered_method=True)
         self.FlushVolume = channel.unary_unary(
                 '/afs.v1.CacheManager/FlushVolume',
                 request_serializer=afs_dot_v1_dot_cache__manager__pb2.FlushVolumeRequest.SerializeToString,
@@ -186,6 +191,13 @@ class CacheManagerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Flush(self, request, context):
+        """Forgets what is cached of one file, directory or symbolic link.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FlushVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -282,6 +294,11 @@ def add_CacheManagerServicer_to_server(servicer, server):
                     servicer.DumpCache,
                     request_deserializer=afs_dot_v1_dot_cache__manager__pb2.DumpCacheRequest.FromString,
                     response_serializer=afs_dot_v1_dot_cache__manager__pb2.DumpCacheResponse.SerializeToString,
+            ),
+            'Flush': grpc.unary_unary_rpc_method_handler(
+                    servicer.Flush,
+                    request_deserializer=afs_dot_v1_dot_cache__manager__pb2.FlushRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_cache__manager__pb2.FlushResponse.SerializeToString,
             ),
             'FlushVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.FlushVolume,
@@ -589,6 +606,33 @@ class CacheManager:
             '/afs.v1.CacheManager/DumpCache',
             afs_dot_v1_dot_cache__manager__pb2.DumpCacheRequest.SerializeToString,
             afs_dot_v1_dot_cache__manager__pb2.DumpCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Flush(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afs.v1.CacheManager/Flush',
+            afs_dot_v1_dot_cache__manager__pb2.FlushRequest.SerializeToString,
+            afs_dot_v1_dot_cache__manager__pb2.FlushResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,8 @@ class CacheManagerStub:
     Symlink: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.CacheSymlinkRequest, _cache_manager_pb2.CacheSymlinkResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.GetStatusRequest, _cache_manager_pb2.GetStatusResponse]
     DumpCache: _grpc.UnaryStreamMultiCallable[_cache_manager_pb2.DumpCacheRequest, _cache_manager_pb2.DumpCacheResponse]
+    Flush: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.FlushRequest, _cache_manager_pb2.FlushResponse]
+    """Forgets what is cached of one file, directory or symbolic link."""
     FlushVolume: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.FlushVolumeRequest, _cache_manager_pb2.FlushVolumeResponse]
     FlushAll: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.FlushAllRequest, _cache_manager_pb2.FlushAllResponse]
     CheckVolumes: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.CheckVolumesRequest, _cache_manager_pb2.CheckVolumesResponse]
@@ -71,6 +73,8 @@ class CacheManagerAsyncStub(CacheManagerStub):
     Symlink: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.CacheSymlinkRequest, _cache_manager_pb2.CacheSymlinkResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.GetStatusRequest, _cache_manager_pb2.GetStatusResponse]  # type: ignore[assignment]
     DumpCache: _aio.UnaryStreamMultiCallable[_cache_manager_pb2.DumpCacheRequest, _cache_manager_pb2.DumpCacheResponse]  # type: ignore[assignment]
+    Flush: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.FlushRequest, _cache_manager_pb2.FlushResponse]  # type: ignore[assignment]
+    """Forgets what is cached of one file, directory or symbolic link."""
     FlushVolume: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.FlushVolumeRequest, _cache_manager_pb2.FlushVolumeResponse]  # type: ignore[assignment]
     FlushAll: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.FlushAllRequest, _cache_manager_pb2.FlushAllResponse]  # type: ignore[assignment]
     CheckVolumes: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.CheckVolumesRequest, _cache_manager_pb2.CheckVolumesResponse]  # type: ignore[assignment]
@@ -153,6 +157,14 @@ class CacheManagerServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_manager_pb2.DumpCacheRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cache_manager_pb2.DumpCacheResponse], _abc.AsyncIterator[_cache_manager_pb2.DumpCacheResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Flush(
+        self,
+        request: _cache_manager_pb2.FlushRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_manager_pb2.FlushResponse, _abc.Awaitable[_cache_manager_pb2.FlushResponse]]:
+        """Forgets what is cached of one file, directory or symbolic link."""
 
     @_abc_1.abstractmethod
     def FlushVolume(

@@ -31,4 +31,3 @@ def _add_not_yet(name: str, summary: str) -> None:
 
 _add_not_yet("listacl", "Show an access control list.")
 _add_not_yet("setacl", "Change an access control list.")
-_add_not_yet("flush", "Make a client forget what it has cached of one file.")

@@ -15,13 +15,31 @@ from afsctl.records import record_of
 
 def add_to(app: typer.Typer) -> None:
     """Adds the subcommands of this file."""
+    app.command()(flush)
     app.command("flushvolume")(flush_volume)
     app.command("flushall")(flush_all)
     app.command("checkservers")(check_servers)
 
 
+def flush(
+    paths: Annotated[list[str], typer.Argument(metavar="/VOLUME/path…")],
+    *,
+    as_json: JsonOption = False,
+    client: ClientOption = None,
+    cell: CellDirOption = DEFAULT_CELL_DIR,
+) -> None:
+    """Make the client forget what it has cached of files, directories and symbolic links."""
+    with channel_to(find_address(Door.CLIENT, client, cell)) as channel:
+        stub = cache_manager_pb2_grpc.CacheManagerStub(channel)
+        requests = [cache_manager_pb2.FlushRequest(path=path) for path in paths]
+        flushed = sum(stub.Flush(request).flushed for request in requests)
+    _print_flushed(flushed, as_json=as_json)
+
+
 def flush_volume(
-    volume: Annotated[str, typer.Argument(help="Name of a volume.")],
+    volume: Annotated[
+        str, typer.Argument(help="Name of a volume, or a path that leads into it: /VOLUME/path.")
+    ],
     *,
     as_json: JsonOption = False,
     client: ClientOption = None,
@@ -30,7 +48,10 @@ def flush_volume(
     """Make the client forget what it has cached of a volume."""
     with channel_to(find_address(Door.CLIENT, client, cell)) as channel:
         stub = cache_manager_pb2_grpc.CacheManagerStub(channel)
-        answer = stub.FlushVolume(cache_manager_pb2.FlushVolumeRequest(volume=volume))
+        request = cache_manager_pb2.FlushVolumeRequest(volume=volume)
+        if volume.startswith("/"):
+            request = cache_manager_pb2.FlushVolumeRequest(path=volume)
+        answer = stub.FlushVolume(request)
     _print_flushed(answer.flushed, as_json=as_json)
 
 
@@ -71,4 +92,4 @@ def _print_flushed(count: int, *, as_json: bool) -> None:
     if as_json:
         print_json({"flushed": count})
     else:
-        print(f"Forgot {count} vnodes.")
+        print(f"Forgot {count} vnode{'' if count == 1 else 's'}.")

@@ -59,9 +59,12 @@ async def test_flush_forgets(server: FakeFileServer, program: LocalProgram) -> N
     assert flushed.flushed == 2
     assert (await program.status()).cache_bytes == 0
     await program.read("/home/f")
+    assert (await program.stub.Flush(pb.FlushRequest(path="/home/f"))).flushed == 1
+    assert (await program.status()).cache_bytes == 0
+    await program.read("/home/f")
     assert (await program.stub.FlushAll(pb.FlushAllRequest())).flushed == 2
     await program.read("/home/f")
-    assert server.calls["FetchData"] == 3
+    assert server.calls["FetchData"] == 4
     with pytest.raises(AfsError) as caught:
         await program.call(program.stub.FlushVolume(pb.FlushVolumeRequest(volume="none")))
     assert caught.value.code is AfsCode.VNOVOL
