@@ -126,7 +126,9 @@ class BreakLater:
         the volume have nothing to do with it.
         """
         for mark, session in list(self._holders(fid, writer)):
-            self._tell(mark, session, now, None)
+            # A host that goes down while it is told of one mark is on no other any more.
+            if session in mark.untold:
+                self._tell(mark, session, now, None)
 
     def _holders(self, fid: Fid, writer: str | None) -> Iterator[tuple[MarkedVolume, Session]]:
         for mark in self.marked:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from afs.types import BreakReason
+from afsd.core import deliveries
 from afsd.core.instructions import Outcome
 from afsd.core.settings import CallBackSettings
 from tests.afsd.core.rig import Rig, fid
@@ -114,3 +115,19 @@ def test_a_writer_does_not_wait_for_its_own_host(*, strict: bool) -> None:
     assert not must_wait(at, 2)
     assert at.write(fid(2), by="b") in at.outcomes
     assert not at.machine.may_answer("b")
+
+
+def test_holder_that_goes_down_while_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is on two marks of the volume, and telling it of the first one is too much for it."""
+    monkeypatch.setattr(deliveries, "MAX_BREAKS_OUTSTANDING_PER_HOST", 1)
+    at = Rig()
+    at.up("a")
+    for _ in range(2):
+        at.promise("a", fid(2))
+        at.mark()
+    at.promise("a", fid(4, 8))
+    at.write(fid(4, 8))
+    ticket = at.write(fid(2))
+    assert at.flags("a") == {"VENUSDOWN"}
+    at.advance(2)
+    assert ticket in at.outcomes
