@@ -144,6 +144,20 @@ class Checkouts:
         """Says that a held volume lives at another fileserver: clients are to be told VMOVED."""
         self._held[volume_id].moved = True
 
+    async def remind_moved(self, volume_id: int, partition: str) -> None:
+        """Says once more that a volume moved away, to a fileserver that forgot it in a restart.
+
+        Called when the volume is gone from the disk: later restarts do not find it any more.
+        """
+        info = await self._fssync.query(volume_id)
+        if (
+            info is not None
+            and info.partition == partition
+            and info.state == fssync_pb2.VOLUME_STATE_CHECKED_OUT
+        ):
+            command = fssync_pb2.FSYNC_VOL_MOVE
+            check(await self._fssync.command(command, volume_id, partition), volume_id)
+
     def forget(self, volume_id: int) -> None:
         """Says that the fileserver has a volume back already, from another partition."""
         self._held.pop(volume_id, None)

@@ -13,6 +13,8 @@ Theory of operation
     H4  Else: this copy is deleted, as soon as the read-write site that the entry names, if any, has
         confirmed that it has the volume. So whatever went wrong, the last copy is never deleted.
 
+    H5  A backup volume stays where its read-write volume is; one that is left elsewhere is deleted.
+
     The entry's version grows before anything is decided in H2: a replace that our predecessor sent
     and that is still on its way is then refused. As long as the location database does not answer,
     nothing is done.
@@ -120,9 +122,9 @@ class Halves:
         if checkouts.holds(volume_id):
             checkouts.moved(volume_id)
             await checkouts.give_back(volume_id)
-        await self.delete(partition, kept_backup_id(volume_id))
         if await self._services.disk.has(partition, volume_id):
             await self._services.disk.set_aside(partition, volume_id)
+        await checkouts.remind_moved(volume_id, partition.name)
 
     async def delete(self, partition: Partition, volume_id: int) -> None:
         """Deletes a copy, wherever it stands with the fileserver; done if there is none."""
@@ -136,6 +138,8 @@ class Halves:
         if known and checkouts.holds(volume_id):
             checkouts.deleted(volume_id)
             await checkouts.give_back(volume_id)
+        elif info is None:
+            checkouts.forget(volume_id)
 
     async def take_up(self, entry: Entry) -> None:
         """Ends an operation of ours that stopped in the middle: forward, or back (H2).
@@ -162,6 +166,7 @@ class Halves:
                     await self.delete(partition, volume_id)
             else:
                 await self.send_away(partition, volume_id)
+        await self._delete_backups(bumped)
         settled = await settle(services, bumped)
         _log.info(
             "entry.taken_up",
@@ -234,7 +239,21 @@ class Halves:
             if partition is not home and await self._is_half(partition, volume_id):
                 await self.delete(partition, volume_id)
                 _log.info("half.deleted", volume=volume_id, partition=partition.name)
+        if entry is not None and not entry.locked_for:
+            await self._delete_backups(entry)
         return True
+
+    async def _delete_backups(self, entry: Entry) -> None:
+        """Deletes backup volumes that stayed behind when their read-write volume moved (H5)."""
+        if read_write_site(entry) is None:
+            return
+        others = [site for site in entry.sites if site.type is not VolumeType.READ_ONLY]
+        told_of = {self._home(site) for site in others}
+        backup_id = kept_backup_id(entry.read_write_id)
+        for partition in await self._copies(backup_id):
+            if partition not in told_of:
+                await self.delete(partition, backup_id)
+                _log.info("backup.deleted", volume=backup_id, partition=partition.name)
 
     async def _lives_elsewhere(self, entry: Entry) -> bool:
         """True if the read-write site confirms that it has the volume; also if there is no site."""

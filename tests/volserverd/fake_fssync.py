@@ -107,6 +107,12 @@ class FakeFileServer(fssync_pb2_grpc.FSSyncServicer):
             self.restart()
         return answer
 
+    async def WatchBreaks(
+        self, request: fssync_pb2.WatchBreaksRequest, context: Any
+    ) -> AsyncIterator[fssync_pb2.WatchBreaksResponse]:
+        """Nobody ever holds a promise here."""
+        yield fssync_pb2.WatchBreaksResponse()
+
     def _carry_out(
         self, name: str, request: fssync_pb2.VolumeOpRequest
     ) -> fssync_pb2.VolumeOpResponse:

@@ -88,6 +88,16 @@ class Relay(fssync_pb2_grpc.FSSyncServicer):
             await hook()
         return answer
 
+    async def WatchBreaks(
+        self, request: fssync_pb2.WatchBreaksRequest, context: Any
+    ) -> AsyncIterator[fssync_pb2.WatchBreaksResponse]:
+        """Passes a watch on."""
+        try:
+            async for answer in self.stub.WatchBreaks(request):
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details())
+
     async def volumes(self) -> dict[int, fssync_pb2.VolumeInfo]:
         """What the real fileserver knows."""
         request = fssync_pb2.VolumeOpRequest(command=fssync_pb2.FSYNC_VOL_LISTVOLUMES)

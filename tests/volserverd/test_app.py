@@ -156,7 +156,7 @@ async def test_what_only_one_side_knows_can_be_deleted(tmp_path: Path) -> None:
 async def test_a_volume_the_fileserver_does_not_know_can_be_put_online(tmp_path: Path) -> None:
     """Online attaches a volume that is on disk and was never introduced."""
     async with fake_fileserver(tmp_path) as fake, volserver(tmp_path) as vos:
-        # What it finds at its start it introduces by itself; an operation waits for the end of that.
+        # What it finds at its start it introduces by itself; operations wait for the end of that.
         await vos.create("demo")
         await vos.delete("demo")
         partition = Partition.open(tmp_path / "vicepa", holder="test")

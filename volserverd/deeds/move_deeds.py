@@ -341,6 +341,8 @@ class MoveDeeds(EntryDeeds, FileserverDeeds, CloneDeeds):
             await disk.run(self._source.close)
             self._source = None
         await disk.set_aside(self._partition, self.ids[role])
+        if not self._is_local:
+            await self._services.checkouts.remind_moved(self.ids[role], self._partition.name)
 
     # --- inside -----------------------------------------------------------------------------------
 
