@@ -39,6 +39,22 @@ def salvage(
     volume: VolumeArgument,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look only, repair nothing.")] = False,
+    remove_orphans: Annotated[
+        bool,
+        typer.Option(
+            "--remove-orphans",
+            help="Remove what no name leads to, instead of naming it in the root directory.",
+        ),
+    ] = False,
+    remove_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--remove-damaged", help="Remove files that lost data, instead of keeping the rest."
+        ),
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read the data, only see that it is there.")
+    ] = False,
     as_json: JsonOption = False,
     vol_server: VolServerOption = None,
     location: LocationOption = None,
@@ -54,14 +70,26 @@ def salvage(
         VolServers(vol_server, location, cell) as servers,
         metered("salvaging", "vnodes", quiet=as_json) as meter,
     ):
-        request = vol_server_pb2.SalvageRequest(volume=volume, dry_run=dry_run)
+        request = vol_server_pb2.SalvageRequest(
+            volume=volume,
+            dry_run=dry_run,
+            remove_orphans=remove_orphans,
+            remove_damaged=remove_damaged,
+            quick=quick,
+        )
         for answer in follow(servers.of(volume).Salvage(request), meter):
             if answer.HasField("finding"):
                 findings.append(record_of(answer.finding))
             last = answer
     if as_json:
         detail = record_of(last.volume) if last.HasField("volume") else None
-        print_json({"findings": findings, "unrepaired": last.unrepaired, "volume": detail})
+        record = {
+            "findings": findings,
+            "unrepaired": last.unrepaired,
+            "changed": last.changed,
+            "volume": detail,
+        }
+        print_json(record)
     else:
         print_listing(_FINDING_COLUMNS, findings, as_json=False, empty="Nothing is wrong with it.")
         if findings and last.HasField("volume"):

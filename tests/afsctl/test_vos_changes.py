@@ -123,7 +123,9 @@ def test_salvage_tells_what_it_did(fake_cell: FakeCell, afsctl: Afsctl) -> None:
     assert "attached to the root" in ended.out
     assert fake_cell.vol_server.requests[-1].dry_run
     fake_cell.vol_server.unrepaired = 1
-    ended = afsctl("vos", "salvage", "home.kim", "--json")
+    ended = afsctl("vos", "salvage", "home.kim", "--json", "--remove-orphans", "--quick")
+    request = fake_cell.vol_server.requests[-1]
+    assert (request.remove_orphans, request.remove_damaged, request.quick) == (True, False, True)
     assert ended.status == 1
     assert json.loads(ended.out)["findings"][0]["kind"] == "orphan"
     assert ended.err == "afsctl: 1 of 1 finding not repaired\n"
