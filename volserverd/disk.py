@@ -160,13 +160,7 @@ class Disk:
 
     async def clone_temporary(self, partition: Partition, volume_id: int) -> int:
         """Clones a volume to an id that no volume has; the id, until `delete_temporary`."""
-        taken = {each for other in self.partitions.values() for each in await self.ids(other)}
-        clone_id = next(
-            number
-            for number in range(FIRST_TEMPORARY_ID, MAX_UINT32)
-            if number not in taken and number not in self._temporary_ids
-        )
-        self._temporary_ids.add(clone_id)
+        clone_id = await self.temporary_id()
         try:
             header = await self.header(partition, volume_id)
             await self.clone(partition, volume_id, clone_id=clone_id, name=header.name)
@@ -175,22 +169,38 @@ class Disk:
             raise
         return clone_id
 
+    async def temporary_id(self) -> int:
+        """An id that no volume has, until `delete_temporary`."""
+        taken = {each for other in self.partitions.values() for each in await self.ids(other)}
+        number = next(
+            number
+            for number in range(FIRST_TEMPORARY_ID, MAX_UINT32)
+            if number not in taken and number not in self._temporary_ids
+        )
+        self._temporary_ids.add(number)
+        return number
+
     def is_temporary(self, clone_id: int) -> bool:
         """True for a temporary clone of an operation that is running."""
         return clone_id in self._temporary_ids
 
     async def delete_temporary(self, partition: Partition, clone_id: int) -> None:
-        """Deletes a temporary clone."""
+        """Deletes a temporary clone, or whatever else came to that id; done if nothing did."""
         await self.delete(partition, clone_id)
         self._temporary_ids.discard(clone_id)
 
-    async def pieces(self, partition: Partition, volume_id: int) -> Iterator[bytes]:
-        """A dump of a volume, piece by piece; each `next` blocks, and the end closes the volume."""
+    async def pieces(
+        self, partition: Partition, volume_id: int, *, since: int = 0
+    ) -> Iterator[bytes]:
+        """A dump of a volume, piece by piece; each `next` blocks, and the end closes the volume.
+
+        With `since`: of what changed after that change counter.
+        """
         volume = await self.run(partition.open_volume, volume_id)
 
         def dump() -> Iterator[bytes]:
             try:
-                yield from dump_pieces(volume)
+                yield from dump_pieces(volume, since=since)
             finally:
                 volume.close()
 

@@ -61,11 +61,16 @@ async def find_volume(services: VolumeServices, text: str) -> FoundVolume:
     if entry is None:
         raise AfsError(AfsCode.VNOVOL, f"there is no volume {text}")
     read_only = volume_id == kept_read_only_id(entry.read_write_id)
-    for site in entry.sites:
-        if services.is_our_site(site) and read_only == (site.type is VolumeType.READ_ONLY):
+    sites = [site for site in entry.sites if read_only == (site.type is VolumeType.READ_ONLY)]
+    for site in sites:
+        if services.is_our_site(site):
             mine = services.disk.partition(site.partition)
             return FoundVolume(volume_id, name, mine, entry, on_disk=False)
-    where = ", ".join(sorted({site.vol_server for site in entry.sites})) or "nowhere"
+    if entry.sites and not sites:
+        raise AfsError(
+            AfsCode.VNOVOL, f"volume {name} is nowhere: only its read-only copies are left"
+        )
+    where = ", ".join(sorted({site.vol_server for site in sites})) or "nowhere"
     raise AfsError(AfsCode.VMOVED, f"volume {name} is not here: its volservers are {where}")
 
 

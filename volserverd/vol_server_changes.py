@@ -13,10 +13,10 @@ from afs.v1 import fssync_pb2, vol_server_pb2
 from afs.volume.volume import SetVolumeFields
 from volserverd.core import site_steps, steps
 from volserverd.core.step import Role, Step
-from volserverd.finding import FoundVolume
+from volserverd.finding import FoundVolume, find_volume
 from volserverd.fssync_client import check
 from volserverd.operations import Operation
-from volserverd.vldb.entry import Site, kept_backup_id
+from volserverd.vldb.entry import Entry, Site, kept_backup_id
 from volserverd.vldb.names import check_volume_name
 from volserverd.vol_server_parts import VolServerParts, check_is_here
 from volserverd.volume_work import VolumeWork
@@ -61,6 +61,10 @@ class ChangingMethods(VolServerParts):
         read-only volume: the copy here, and its site. Read-only copies outlive their read-write
         volume, and its entry with them.
         """
+        if request.dry_run:
+            found = await find_volume(self.services, request.volume)
+            plan = await self._deletion_plan(found, await self._deletion(found))
+            return vol_server_pb2.DeleteResponse(volume_id=found.volume_id, plan=plan)
 
         async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
             found = await self.claim(operation, request.volume, whole_group=True)
@@ -99,6 +103,37 @@ class ChangingMethods(VolServerParts):
             asked_id=found.volume_id,
             site=site,
         )
+
+    async def _deletion_plan(
+        self, found: FoundVolume, order: WorkOrder
+    ) -> vol_server_pb2.OperationPlan:
+        """What a deletion would do."""
+        plan = vol_server_pb2.OperationPlan()
+        for volume_id in sorted(order.ids.values(), reverse=True):
+            if not await self.services.disk.has(order.partition, volume_id):
+                continue
+            name = found.name if found.entry is None else found.entry.name_of(volume_id)
+            info = await self.fssync.query(volume_id)
+            plan.clients_to_tell += info.holders if info is not None else 0
+            plan.steps.append(
+                f"delete volume {name} ({volume_id}) on partition {order.partition.name}"
+            )
+        if found.entry is not None:
+            plan.steps.append(self._what_becomes_of(found.entry, found, order))
+        return plan
+
+    def _what_becomes_of(self, entry: Entry, found: FoundVolume, order: WorkOrder) -> str:
+        """One line on the entry of a volume that is deleted."""
+        if order.site is not None:
+            left = [site for site in entry.sites if site != order.site]
+        elif found.type is VolumeType.BACKUP:
+            left = list(entry.sites_of(VolumeType.READ_WRITE))
+        else:
+            left = [site for site in entry.sites_of(VolumeType.READ_ONLY) if site.release]
+        if not left:
+            return f"delete the location entry of {entry.name}"
+        places = ", ".join(dict.fromkeys(f"{site.vol_server} {site.partition}" for site in left))
+        return f"keep the location entry of {entry.name}, which is left at {places}"
 
     def _read_only_site(self, found: FoundVolume) -> Site | None:
         """The site of a read-only copy of ours that is in its entry."""

@@ -18,6 +18,7 @@ from volserverd.piece_queue import PieceQueue
 from volserverd.vldb.entry import kept_backup_id
 from volserverd.vldb.names import check_volume_name
 from volserverd.vol_server_parts import (
+    EXCLUSIVE_BASE_S,
     VolServerParts,
     check_entry,
     check_is_here,
@@ -74,19 +75,28 @@ class ContentsMethods(VolServerParts):
     ) -> AsyncIterator[vol_server_pb2.DumpResponse]:
         """Sends a volume's contents as they are now; the volume is back in service meanwhile.
 
-        A dump that breaks off has no trailer, and no Restore takes it.
+        A dump that breaks off has no trailer, and no Restore takes it. With `since`, only what
+        changed after that change counter; EINVAL for one that the volume has not reached.
         """
         pieces = PieceQueue(DUMP_PIECES_BUFFERED)
 
         async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
             found = await self.claim(operation, request.volume)
             check_is_here(found)
+            header = await self.services.disk.header(found.partition, found.volume_id)
+            if request.since > header.change_counter:
+                raise AfsError(
+                    AfsCode.EINVAL,
+                    f"volume {found.name} is at change {header.change_counter}: there is nothing"
+                    f" since {request.since}",
+                )
             order = WorkOrder(
                 found.partition,
                 fssync_pb2.FSYNC_FOR_DUMP,
                 {Role.MAIN: found.volume_id},
                 name=found.name,
                 entry=found.entry,
+                since=request.since,
                 pieces=pieces,
             )
             return VolumeWork(self.services, operation, order), steps.dump_steps()
@@ -107,7 +117,8 @@ class ContentsMethods(VolServerParts):
 
         The dump is received and checked as a whole first; a bad one changes nothing (EINVAL, R9),
         and until it is checked the volume stays in service. A volume that is replaced keeps its
-        name, ids and quota.
+        name, ids and quota. An incremental dump goes over a volume that has the state it was made
+        from; EINVAL for any other.
         """
         opening = await anext(aiter(requests), None)
         if opening is None or not opening.HasField("open"):
@@ -117,6 +128,8 @@ class ContentsMethods(VolServerParts):
         async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
             order = await self._restoration(operation, opening.open, pieces)
             plan = steps.restore_over_steps() if order.ids else steps.restore_new_steps()
+            if opening.open.dry_run:
+                plan = steps.restore_plan_steps(Role.MAIN if order.ids else Role.TEMPORARY)
             return VolumeWork(self.services, operation, order), plan
 
         operation, task = self.begin("restore", prepare, streams=True)
@@ -128,6 +141,8 @@ class ContentsMethods(VolServerParts):
         except AfsError:
             await intake.quiet()
             raise
+        if opening.open.dry_run:
+            return vol_server_pb2.RestoreResponse(plan=await self._restore_plan(work))
         return vol_server_pb2.RestoreResponse(
             volume=await self.detail(work.partition, work.ids[Role.MAIN]),
             give_back_s=work.give_back_s,
@@ -168,6 +183,34 @@ class ContentsMethods(VolServerParts):
             name=found.name,
             entry=found.entry,
             pieces=pieces,
+        )
+
+    async def _restore_plan(self, work: VolumeWork) -> vol_server_pb2.OperationPlan:
+        """What a restore would do with a dump that was found good."""
+        dump = work.received
+        assert dump is not None, "it was received"
+        kind = f"incremental dump since change {dump.since}" if dump.since else "dump"
+        lines = [
+            f"receive the {kind} of volume {dump.name}: {work.received_bytes} bytes,"
+            f" {dump.vnode_count} vnodes, found good",
+        ]
+        where, volume_id = work.partition.name, work.ids.get(Role.MAIN)
+        if volume_id is None:
+            lines += [
+                f"create volume {work.name} on partition {where}, with these contents",
+                "put it into service",
+            ]
+            return vol_server_pb2.OperationPlan(steps=lines)
+        info = await self.fssync.query(volume_id)
+        lines += [
+            f"take volume {work.name} on partition {where} out of service",
+            "replace its contents; what is the same keeps its DataVersion",
+            "put it into service, and break its callbacks",
+        ]
+        return vol_server_pb2.OperationPlan(
+            steps=lines,
+            clients_to_tell=info.holders if info is not None else 0,
+            exclusive_s=EXCLUSIVE_BASE_S,
         )
 
 

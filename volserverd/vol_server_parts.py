@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from afs.errors import AfsCode, AfsError
 from afs.types import VolumeType
@@ -18,6 +19,8 @@ from volserverd.vldb.entry import Entry, kept_backup_id, kept_read_only_id
 from volserverd.volume_work import VolumeWork
 from volserverd.work_order import VolumeServices
 
+# How long a volume is out of service, at the least: taking it, swapping a database, giving it back.
+EXCLUSIVE_BASE_S: Final = 0.05
 # Finds out what there is to do: who does it, and in which steps.
 Prepare = Callable[[Operation], Awaitable[tuple[VolumeWork, Sequence[Step]]]]
 

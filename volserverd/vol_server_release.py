@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -26,6 +26,7 @@ from volserverd.release_work import ReleaseWork, no_sites
 from volserverd.site_release import SiteRelease
 from volserverd.vldb.entry import kept_read_only_id
 from volserverd.vol_server_parts import (
+    EXCLUSIVE_BASE_S,
     VolServerParts,
     check_entry,
     check_is_here,
@@ -36,9 +37,6 @@ from volserverd.volume_work import VolumeWork
 from volserverd.work_order import WorkOrder
 
 _log = structlog.get_logger(__name__)
-
-# What a release costs however small the volume: taking a copy, swapping it, giving it back.
-_EXCLUSIVE_BASE_S: Final = 0.05
 
 
 class ReleaseMethods(VolServerParts):
@@ -190,7 +188,7 @@ class ReleaseMethods(VolServerParts):
                 plan.bytes_to_send += site.sent.bytes
                 plan.chunks_to_send += site.sent.chunks
                 plan.clients_to_tell += await self._holders(site, work)
-                plan.exclusive_s = _EXCLUSIVE_BASE_S
+                plan.exclusive_s = EXCLUSIVE_BASE_S
         plan.steps.append("show the new state at all these sites, and break their callbacks")
         plan.steps.append("note in the location entry which sites show it")
         return plan

@@ -39,6 +39,11 @@ class VolumeWork(SiteDeeds, MoveDeeds, DiskDeeds, DumpDeeds):
         return self._entry
 
     @property
+    def name(self) -> str:
+        """What the volume is called, or shall be."""
+        return self._order.name
+
+    @property
     def deleted_id(self) -> int:
         """The volume that was asked to be deleted."""
         return self._order.asked_id

@@ -80,6 +80,7 @@ class WorkOrder:
         max_quota_kib: of a volume to create.
         entry: the location entry, if there is one.
         fields: what to set in the header.
+        since: a dump holds only what changed after this change counter; 0: everything.
         site: the site that is to go from the entry.
         transfer: where the volume goes.
         pieces: a dump's bytes, to the client (SEND) or from it (RECEIVE).
@@ -93,6 +94,7 @@ class WorkOrder:
     asked_id: int = 0
     entry: Entry | None = None
     fields: SetVolumeFields | None = None
+    since: int = 0
     site: Site | None = None
     transfer: TransferOrder | None = None
     pieces: PieceQueue = field(default_factory=lambda: PieceQueue(DUMP_PIECES_BUFFERED))

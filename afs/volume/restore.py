@@ -88,6 +88,12 @@ class Restore:
         self._stack = ExitStack()
         self._staging: ChunkStaging | None = None
 
+    @property
+    def dump_header(self) -> dump_pb2.DumpHeader:
+        """What the dump says of itself; after `finish`."""
+        assert self._finished, "what a dump says counts once it was checked"
+        return self._intake.header
+
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the dump; blocks on the disk.
 

@@ -21,6 +21,8 @@ LISTS = {
     "dump": steps.dump_steps(),
     "restore over": steps.restore_over_steps(),
     "restore new": steps.restore_new_steps(),
+    "plan a restore over": steps.restore_plan_steps(Role.MAIN),
+    "plan a restore": steps.restore_plan_steps(Role.TEMPORARY),
     "offline": steps.offline_steps(),
     "set fields": steps.set_fields_steps(),
     "clone": site_steps.clone_steps(),

@@ -104,9 +104,9 @@ async def test_there_is_a_limit_to_streams(tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             while len(await vos.transactions()) < MAX_STREAMING_TRANSACTIONS:
                 await asyncio.sleep(0.01)
-        with refused(AfsCode.VLIMIT, "dumps and restores"):
+        with refused(AfsCode.VLIMIT, "dumps, restores and transfers"):
             await vos.dump("demo")
-        with refused(AfsCode.VLIMIT, "dumps and restores"):
+        with refused(AfsCode.VLIMIT, "dumps, restores and transfers"):
             await vos.restore(dump, "more")
         await vos.backup("demo")
         for call in calls:

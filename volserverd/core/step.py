@@ -49,6 +49,8 @@ class StepKind(Enum):
     SEND = "sending the dump"
     RECEIVE = "receiving and checking the dump"
     DISCARD_RECEIVED = "discarding the received dump"
+    RESERVE_TEMPORARY_ID = "choosing a temporary id"
+    FREE_TEMPORARY_ID = "forgetting the temporary id"
     SWAP = "putting the received contents in place"
     # A whole conversation with another volserver, which leads it.
     RECEIVE_VOLUME = "receiving a volume from another volserver"
@@ -107,6 +109,7 @@ _UNDO: Final[Mapping[StepKind, StepKind]] = {
     StepKind.RECEIVE: StepKind.DISCARD_RECEIVED,
     StepKind.CLONE_READ_WRITE: StepKind.REMOVE_CREATED,
     StepKind.OPEN_SITES: StepKind.CLOSE_SITES,
+    StepKind.RESERVE_TEMPORARY_ID: StepKind.FREE_TEMPORARY_ID,
     StepKind.CREATE_COPY_ENTRY: StepKind.SETTLE_ENTRY,
     StepKind.OPEN_TRANSFER: StepKind.CLOSE_TRANSFER,
     StepKind.MARK_IN_TRANSIT: StepKind.UNMARK,

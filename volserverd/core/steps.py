@@ -90,6 +90,20 @@ def restore_new_steps() -> list[Step]:
     ]
 
 
+def restore_plan_steps(role: Role) -> list[Step]:
+    """A dump is received and checked, and that is all.
+
+    As `role`, MAIN: over that volume; TEMPORARY: as if for a new one.
+    """
+    made_up = role is Role.TEMPORARY
+    return [
+        *([step(StepKind.RESERVE_TEMPORARY_ID, role)] if made_up else []),
+        step(StepKind.RECEIVE, role, waits_for_client=True),
+        step(StepKind.DISCARD_RECEIVED, role),
+        *([step(StepKind.FREE_TEMPORARY_ID, role)] if made_up else []),
+    ]
+
+
 def offline_steps() -> list[Step]:
     """The volume goes off-line and stays so."""
     return [step(StepKind.TAKE), step(StepKind.SET_FIELDS), step(StepKind.LEAVE_OFF)]
