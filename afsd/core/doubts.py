@@ -48,11 +48,10 @@ class Doubts:
     def ended(self, delivery: Delivery) -> None:
         """A break is not under way any more."""
         for target in delivery.targets:
-            there = self._under_way.get(target)
-            if there is not None:
-                there.pop(delivery, None)
-                if not there:
-                    del self._under_way[target]
+            there = self._under_way[target]
+            del there[delivery]
+            if not there:
+                del self._under_way[target]
 
     def untold(self, uuid: str, lease_end: float, targets: Iterable[Fid]) -> None:
         """A host went down before it had taken in breaks of these."""

@@ -133,6 +133,7 @@ def test_a_promise_taken_by_an_earlier_write_counts(*, strict: bool) -> None:
     at.mark(7)
     not_told = watch(at)
     assert not_told() == ["a"]
+    assert watch(at, 8)() == []
     at.ack("a")
     assert not_told() == []
 
