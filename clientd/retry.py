@@ -6,7 +6,6 @@ import grpc
 import grpc.aio
 
 from afs.errors import ABORT_CODE_TRAILER
-from clientd.core.patience import Patience as Patience
 
 
 def was_refused(error: grpc.aio.AioRpcError) -> bool:

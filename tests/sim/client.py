@@ -21,10 +21,10 @@ from clientd.core.channel import Instruction, Reattach, SendAck, SendRenewLease
 from clientd.core.entry import CacheEntry
 from clientd.core.listing import AddName, Edit, Listing, RemoveName
 from clientd.core.marks import BreakMarks
+from clientd.core.patience import Patience
 from clientd.core.promise import Promise, PromiseOffer, Ticket
 from clientd.core.stall import TURN_S, StallDetector
 from clientd.fileserver_client import ATTACH_PATIENCE_S, CALL_TIMEOUT_S, OUTCOME_UNKNOWN_S
-from clientd.retry import Patience
 from tests.sim.checker import Checker, ensure
 from tests.sim.disk import GONE, Disk
 from tests.sim.file_server import (
