@@ -153,15 +153,21 @@ class VolumeGroup:
             if lock is not None:
                 try:
                     self.discard(path)
-                    self.chunks.clear_leftovers(path.stem)
+                    self._clear_staging(path.stem)
                 finally:
                     lock.release(remove=True)
         for stale in self.path.glob("*.*-*.lock"):
             if not stale.with_suffix(".db").exists() and (lock := FileLock.take(stale)) is not None:
                 for draft in self.path.glob(f"{stale.stem}{DRAFT_SUFFIX}*"):
                     draft.unlink()
-                self.chunks.clear_leftovers(stale.stem)
+                self._clear_staging(stale.stem)
                 lock.release(remove=True)
+
+    def _clear_staging(self, owner: str) -> None:
+        """Removes what a crashed maker staged, and what of that nothing refers to."""
+        leftovers = self.chunks.clear_leftovers(owner)
+        for digests in _in_slices(iter(leftovers)):
+            remove_unreferenced(digests, self.chunks)
 
     def remove_if_empty(self) -> None:
         """Removes the folder if there is no database in it."""
