@@ -178,6 +178,7 @@ class Operation:
         self._operations.driver.poke()
         if not instruction.undoing:
             self.report(step.kind.value, instruction.number - 1, instruction.total, "steps")
+        began = self.now()
         try:
             await worker.perform(step)
         except AfsError as error:
@@ -186,6 +187,13 @@ class Operation:
             # A bug of ours must not keep the volume: it fails the step as any other failure does.
             _log.exception("operation.step_failed", operation=self.name, step=step.kind.name)
             return AfsError(AfsCode.VNOSERVICE, f"internal error: {type(error).__name__}")
+        finally:
+            _log.debug(
+                "operation.step_ended",
+                operation=self.name,
+                step=step.kind.name,
+                seconds=round(self.now() - began, 4),
+            )
         return None
 
     def ended(self) -> None:

@@ -155,7 +155,13 @@ class Reception:
         try:
             await self._open(opening.open, partition)
             while (message := await self._next()) is not None:
+                began = self._operation.now()
                 await self._do(message, opening.open, partition)
+                _log.debug(
+                    "transfer.message_done",
+                    kind=message.WhichOneof("kind"),
+                    seconds=round(self._operation.now() - began, 4),
+                )
         finally:
             await self._leave(opening.open.volume_id)
 
