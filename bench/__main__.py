@@ -10,11 +10,16 @@ from typing import Final
 from bench import (
     break_policies,
     bulk_data,
+    clone,
     fan_out,
     fetch_status,
     give_back_ack,
     isolation,
+    many_files,
     marking,
+    move,
+    release,
+    small_files,
 )
 from bench.report import RESULTS, Report
 
@@ -26,6 +31,11 @@ MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
     "marking": marking.run,
     "fan_out": fan_out.run,
     "isolation": isolation.run,
+    "clone": clone.run,
+    "move": move.run,
+    "release": release.run,
+    "small_files": small_files.run,
+    "many_files": many_files.run,
 }
 
 

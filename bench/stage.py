@@ -23,14 +23,21 @@ from afsctl.cell import Cell, Settings
 def cell(
     settings: Settings | None = None,
     *,
+    clients: int = 0,
+    servers: int = 1,
     break_policy: str = "later",
     programs: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[Cell]:
-    """A cell without clients in a directory of its own, on the disk that holds the checkout."""
+    """A cell in a directory of its own, on the disk that holds the checkout."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=_scratch()) as directory,
         Cell.start(
-            directory, clients=0, settings=settings, break_policy=break_policy, programs=programs
+            directory,
+            clients=clients,
+            servers=servers,
+            settings=settings,
+            break_policy=break_policy,
+            programs=programs,
         ) as running,
     ):
         yield running
