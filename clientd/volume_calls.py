@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 
 from afs.errors import AfsCode, AfsError
 from afs.runtime.clock import Clock
-from afs.types import Vnode, VolumeType
+from afs.types import Vnode, VolumeType, whole_volume_fid
 from afs.v1 import file_server_pb2_grpc, types_pb2
 from afs.wire import status_from_wire
 from clientd.core.cache import VnodeCache
@@ -289,7 +289,9 @@ class VolumeCalls:
         if self._in_use:
             self._leave()
         self._in_use = address
-        self._journal.tell("volume.located", server=address, count=self.volume_id)
+        self._journal.tell(
+            "volume.located", server=address, fids=(whole_volume_fid(self.volume_id),)
+        )
 
     def _leave(self) -> None:
         """The fileserver in use is not asked any more; its promises end."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import DATA_PIECE_BYTES, MIB
+from afs.limits import DATA_PIECE_BYTES, MIB, RETRY_TOTAL_S
+from afs.runtime.clock import SystemClock
 from afs.v1 import cache_manager_pb2 as pb
 from tests.clientd.local_program import CACHE, REVALIDATED, LocalProgram
 from tests.clientd.several_servers import Servers, clients, several_servers
@@ -133,6 +134,41 @@ async def test_write_under_way_goes_on_at_the_new_fileserver(
     assert (await writing).status.length == len(first) + len(second)
     async with clients(servers.folders[0], servers) as (other,):
         assert (await other.read("/home/big")).data == first + second
+
+
+class JumpingClock(SystemClock):
+    """A clock that a test moves on."""
+
+    ahead_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead_s
+
+
+async def test_long_write_is_as_patient_as_a_short_one(servers: Servers, tmp_path: Path) -> None:
+    """Patience counts from when the store last went on, not from when it began."""
+    clock = JumpingClock()
+    half, go_on = asyncio.Event(), asyncio.Event()
+
+    async def requests() -> AsyncIterator[pb.WriteRequest]:
+        yield pb.WriteRequest(open=pb.WriteOpen(path="/home/f", create=True))
+        yield pb.WriteRequest(data=b"first")
+        half.set()
+        await go_on.wait()
+        yield pb.WriteRequest(data=b"second")
+
+    async with clients(tmp_path, servers, clock=clock) as (program,):
+        await program.list("/home")
+        writing = asyncio.create_task(program.call(program.stub.Write(requests())))
+        await half.wait()
+        clock.ahead_s = 10 * RETRY_TOTAL_S
+        await servers.copy_over("home", 0, 1)
+        go_on.set()
+        await until_retried(program)
+        servers.switch("home", 1)
+        await servers.put_on("home", 1)
+        await servers.tell("home", 0)
+        assert (await writing).status.length == len(b"firstsecond")
 
 
 async def test_write_that_ends_in_the_exclusive_phase(
