@@ -23,6 +23,7 @@ from afs.v1 import dump_pb2, types_pb2
 from afs.volume import sqlite_tables as rows
 from afs.volume.dump_frames import FrameKind, FrameWriter
 from afs.volume.file_data import ALL_POSITIONS, is_inline
+from afs.volume.lost_data import LOST_HASH, is_inline_lost
 from afs.volume.sqlite_store import SqliteVolume
 from afs.wire import entries_to_wire, status_to_wire
 
@@ -172,7 +173,9 @@ def _vnode_payloads(
     """The frames of one vnode; notes in `dumped` which chunks they hold (None: they hold none)."""
     number = vnode.fid.vnode
     first = dump_pb2.DumpVnode(status=status_to_wire(vnode), changed=changed)
-    if vnode.type is VnodeType.SYMLINK:
+    if _is_inline(vnode) and is_inline_lost(connection, number):
+        first.data_lost = True
+    elif vnode.type is VnodeType.SYMLINK:
         first.symlink_target = rows.read_inline(connection, number).decode()
     elif vnode.type is VnodeType.DIRECTORY:
         entries = rows.iterate_entries(connection, volume.volume_id, number)
@@ -186,7 +189,7 @@ def _vnode_payloads(
         refs = rows.read_chunk_refs(connection, number, 0, ALL_POSITIONS)
         for kind, message, chunks in _parts(first, refs):
             for position, ref in chunks:
-                if dumped is not None and ref.hash not in dumped:
+                if dumped is not None and ref.hash not in dumped and ref.hash != LOST_HASH:
                     dumped.add(ref.hash)
                     chunk = dump_pb2.DumpChunk(data=volume.chunks.read(ref.hash))
                     yield FrameKind.CHUNK, chunk.SerializeToString()
@@ -194,6 +197,13 @@ def _vnode_payloads(
             yield kind, message.SerializeToString()
         return
     yield FrameKind.VNODE, first.SerializeToString()
+
+
+def _is_inline(vnode: Vnode) -> bool:
+    """Whether a vnode has inline data: a small file, or a symbolic link."""
+    return vnode.type is VnodeType.SYMLINK or (
+        vnode.type is VnodeType.FILE and is_inline(vnode.length)
+    )
 
 
 def _present_payloads(connection: sqlite3.Connection) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from afs.volume.chunk_store import ChunkStaging
 from afs.volume.dump_frames import bad_dump
 from afs.volume.file_data import HASH_BYTES, ChunkRef, is_inline, positions
 from afs.volume.increment import Increment
+from afs.volume.lost_data import LOST_HASH
 from afs.volume.rules import check_entry_name, check_link_target
 from afs.wire import entry_from_wire, status_from_wire
 
@@ -151,6 +152,14 @@ class VnodeTaker:
             self.increment.replace(vnode)
         self._rows.vnodes.append((vnode, changed))
         data = message.inline_data
+        if message.data_lost:
+            has_inline = vnode.type is VnodeType.SYMLINK or (
+                vnode.type is VnodeType.FILE and is_inline(vnode.length)
+            )
+            if data or message.symlink_target or not has_inline:
+                raise bad_dump(f"vnode {vnode.fid} has data, and they are lost")
+            self._rows.lost.append(vnode.fid.vnode)
+            return
         if vnode.type is VnodeType.SYMLINK:
             if data:
                 raise bad_dump(f"vnode {vnode.fid} has data and is a symbolic link")
@@ -207,7 +216,9 @@ class VnodeTaker:
     ) -> Iterable[tuple[int, ChunkRef]]:
         refs: list[tuple[int, ChunkRef]] = []
         for message in messages:
-            known = self._chunks.get(message.hash) if self._staging is not None else CHUNK_BYTES
+            known: int | None = CHUNK_BYTES
+            if self._staging is not None and message.hash != LOST_HASH:
+                known = self._chunks.get(message.hash)
             if known is None or len(message.hash) != HASH_BYTES:
                 raise bad_dump(f"vnode {vnode.fid} has a chunk that did not come before it")
             if not self._last_position < message.position < positions(vnode.length):

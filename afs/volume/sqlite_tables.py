@@ -17,7 +17,7 @@ from afs.types import ChangeMark, DirectoryEntry, Fid, Vnode, VnodeType, VolumeH
 from afs.volume.change_set import NO_ORIGIN, ChangeSet, Origin, VolumeState
 from afs.volume.checksum import checksum
 from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
-from afs.volume.lost_data import is_marked_lost
+from afs.volume.lost_data import is_marked_lost, mark_inline_lost
 from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, damaged
 
 _VNODE_MARKS: Final = ", ".join("?" * 15)
@@ -322,13 +322,14 @@ class NewRows:
 
     `vnodes` are (vnode, change counter it was changed at), `entries` (vnode number of the
     directory, entry), `inline` (vnode number, bytes or target), `chunks` (vnode number, position,
-    chunk).
+    chunk), `lost` the numbers of vnodes whose inline data are known to be lost.
     """
 
     vnodes: list[tuple[Vnode, int]] = field(default_factory=list)
     entries: list[tuple[int, DirectoryEntry]] = field(default_factory=list)
     inline: list[tuple[int, bytes]] = field(default_factory=list)
     chunks: list[tuple[int, int, ChunkRef]] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.vnodes) + len(self.entries) + len(self.inline) + len(self.chunks)
@@ -353,6 +354,8 @@ def add_contents(connection: sqlite3.Connection, new: NewRows) -> None:
     connection.executemany(
         "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (_chunk_row(*row) for row in new.chunks)
     )
+    if new.lost:
+        mark_inline_lost(connection, new.lost)
 
 
 def add_garbage(connection: sqlite3.Connection, digests: Iterable[bytes]) -> None:

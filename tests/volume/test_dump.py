@@ -517,6 +517,8 @@ HOSTILE: dict[str, Callable[[dump_pb2.DumpVnode], bool | None]] = {
     "link with NUL": on(VnodeType.SYMLINK, lambda m: setattr(m, "symlink_target", "d/\0")),
     "link without target": on(VnodeType.SYMLINK, lambda m: setattr(m, "symlink_target", "")),
     "link with data": on(VnodeType.SYMLINK, lambda m: setattr(m, "inline_data", b"x")),
+    "link lost and there": on(VnodeType.SYMLINK, lambda m: setattr(m, "data_lost", True)),
+    "directory that is lost": on(VnodeType.DIRECTORY, lambda m: setattr(m, "data_lost", True)),
     "link of another length": on(VnodeType.SYMLINK, lambda m: setattr(m, "symlink_target", "d/01")),
 }
 

@@ -10,9 +10,13 @@ import pytest
 
 from afs.errors import AfsError
 from afs.types import SetStatus, VolumeHeader, VolumeType, root_fid
+from afs.volume import sqlite_tables as rows
 from afs.volume.dump import dump_pieces
+from afs.volume.file_data import ChunkRef
+from afs.volume.lost_data import LOST_HASH, mark_inline_lost
 from afs.volume.partition import Partition
 from afs.volume.remnant import remnants, set_aside
+from afs.volume.restore import restore_volume
 from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.transfer import Transfer
 from afs.volume.verify import check_rows
@@ -375,3 +379,30 @@ def test_a_move_back_builds_on_the_remnant(
     assert {path.name for path in chunk_files(target.path)} >= {
         path.name for path in chunk_files(partition.path)
     }
+
+
+def test_what_is_known_to_be_lost_stays_so(
+    partition: Partition, target: Partition, filled: SqliteVolume
+) -> None:
+    """A salvaged volume can be dumped and moved: lost data are lost there too, nothing else is."""
+    root = root_fid(filled.volume_id)
+    large, small = (filled.lookup(root, name).fid for name in ("large", "small"))
+    link = filled.lookup(root, "link").fid
+    mark_inline_lost(filled._writer, [small.vnode, link.vnode])
+    rows.write_chunk_refs(filled._writer, large.vnode, [(1, ChunkRef(LOST_HASH, MIB))])
+    with moving(target, filled) as transfer:
+        assert send_round(filled, transfer).chunks == 3
+        transfer.put_in_place(in_transit=False)
+    restore_volume(partition, dump_pieces(filled), volume_id=77, name="copy").close()
+    for volume_id, where in ((filled.volume_id, target), (77, partition)):
+        with closing(where.open_volume(volume_id)) as volume:
+            there = large._replace(volume=volume_id)
+            with volume.snapshot(there) as snapshot:
+                assert snapshot.read(0, MIB) == noise(3 * MIB + 5)[:MIB]
+                with pytest.raises(AfsError, match="EIO"):
+                    snapshot.read(MIB, 1)
+            with pytest.raises(AfsError, match="EIO"):
+                volume.snapshot(small._replace(volume=volume_id))
+            with pytest.raises(AfsError, match="EIO"):
+                volume.read_link(link._replace(volume=volume_id))
+        check_rows(volume.path)
