@@ -46,7 +46,11 @@ class Worker(Protocol):
 
 
 class Operation:
-    """One running operation. Made by `Operations.begin`."""
+    """One running operation. Made by `Operations.begin`.
+
+    Attributes:
+        left_something: it has ended, and some step of it that had to be done could not be.
+    """
 
     def __init__(self, operations: Operations, transaction: Transaction) -> None:
         self._operations = operations
@@ -55,6 +59,7 @@ class Operation:
         self._plan: Plan | None = None
         self._asked: AfsError | None = None
         self._interruptible = False
+        self.left_something = False
         self._ended = False
         self._progress: asyncio.Queue[vol_server_pb2.Progress | None] = asyncio.Queue(
             _PROGRESS_KEPT
@@ -145,6 +150,7 @@ class Operation:
         self, plan: Plan, ending: Ending, first: AfsError | None, not_undone: Sequence[str]
     ) -> None:
         """Raises unless all is done."""
+        self.left_something = ending in (Ending.DONE_WITH_FAILURES, Ending.UNDONE_WITH_FAILURES)
         if ending is Ending.DONE:
             return
         error = self._asked if plan.going_back and self._asked is not None else first

@@ -46,6 +46,7 @@ class MovingMethods(VolServerParts):
 
         async def prepare(operation: Operation) -> tuple[VolumeWork, Sequence[Step]]:
             found = await self._claim_read_write(operation, request.volume, "moved")
+            self._check_elsewhere(found, request)
             order = self._order(
                 found,
                 TransferOrder(
@@ -121,7 +122,7 @@ class MovingMethods(VolServerParts):
             return work, steps
 
         def ended(task: asyncio.Task[VolumeWork]) -> None:
-            if begun and not task.cancelled() and task.exception() is not None:
+            if begun and not task.cancelled() and operation.left_something:
                 work = begun[0]
                 self.recovery.halves.add(work.ids.get(Role.COPY, work.ids[Role.MAIN]))
 
@@ -141,6 +142,17 @@ class MovingMethods(VolServerParts):
                 f"volume {found.name} was taken off-line: put it on-line before it is {what}",
             )
         return found
+
+    def _check_elsewhere(self, found: FoundVolume, request: vol_server_pb2.MoveRequest) -> None:
+        """EINVAL if the volume is there already (VVOLEXISTS by another of our addresses)."""
+        if request.to_server not in ("", self.services.vol_server):
+            return
+        if self.services.disk.partition(request.to_partition) is found.partition:
+            raise AfsError(
+                AfsCode.EINVAL,
+                f"volume {found.name} is on partition {found.partition.name} of this server"
+                " already",
+            )
 
     def _order(self, found: FoundVolume, transfer: TransferOrder) -> WorkOrder:
         return WorkOrder(

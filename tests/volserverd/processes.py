@@ -19,17 +19,23 @@ PATIENCE_S = 30.0
 
 
 class Process:
-    """A daemon, started anew as often as needed."""
+    """A daemon, started anew as often as needed.
+
+    Attributes:
+        flags: of its command line, from the next start on.
+    """
 
     def __init__(self, module: str, address: str, *flags: str) -> None:
-        self._argv = [sys.executable, "-m", module, *flags]
+        self._module = module
+        self.flags = flags
         self._address = address
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Starts it; returns when it serves."""
         self._process = await asyncio.create_subprocess_exec(
-            *self._argv, stderr=asyncio.subprocess.DEVNULL
+            *(sys.executable, "-m", self._module, *self.flags),
+            stderr=asyncio.subprocess.DEVNULL,
         )
         async with open_channel(self._address) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check

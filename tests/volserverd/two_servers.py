@@ -43,7 +43,7 @@ class Boundaries:
         self.passed: dict[str, list[str]] = {}
         self.held: set[str] = set()
         self._keys: dict[int, str] = {}
-        self._hold: dict[str, int] = {}
+        self._hold: dict[str, int | str] = {}
         self._go_on = asyncio.Event()
         self._changed = asyncio.Condition()
 
@@ -52,10 +52,10 @@ class Boundaries:
         for offset in range(3):
             self._keys[volume_id + offset] = key
 
-    def hold(self, key: str, number: int) -> None:
-        """The operation is to stop at its boundary of this number, from 0."""
+    def hold(self, key: str, boundary: int | str) -> None:
+        """The operation is to stop at this boundary: its number, from 0, or its name."""
         self.passed.pop(key, None)
-        self._hold[key] = number
+        self._hold[key] = boundary
         self._go_on.clear()
 
     def let_go(self) -> None:
@@ -77,17 +77,22 @@ class Boundaries:
             return
         passed = self.passed.setdefault(key, [])
         passed.append(what)
-        if self._hold.get(key) == len(passed) - 1:
+        if self._hold.get(key) in (len(passed) - 1, what):
             self.held.add(key)
             await self._go_on.wait()
 
 
 class WatchedLocations(VolumeLocationServicer):
-    """The location database; whatever changes it is a boundary before and after."""
+    """The location database; whatever changes it is a boundary before and after.
+
+    Attributes:
+        lost: methods whose next answer is lost, with True for one that is carried out.
+    """
 
     def __init__(self, locations: OwnLocations, boundaries: Boundaries) -> None:
         super().__init__(locations)
         self._boundaries = boundaries
+        self.lost: dict[str, bool] = {}
 
     async def _watched(self, of: int | str, what: str, answer: Awaitable[Any]) -> Any:
         try:
@@ -110,7 +115,13 @@ class WatchedLocations(VolumeLocationServicer):
     async def ReplaceEntry(self, request: location_pb.ReplaceEntryRequest, context: Any) -> Any:
         """As the original."""
         of = request.entry.read_write_id
-        return await self._watched(of, "ReplaceEntry", super().ReplaceEntry(request, context))
+        lost = self.lost.pop("ReplaceEntry", None)
+        if lost is False:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "directed by the test")
+        answer = await self._watched(of, "ReplaceEntry", super().ReplaceEntry(request, context))
+        if lost:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "directed by the test")
+        return answer
 
     async def DeleteEntry(self, request: location_pb.DeleteEntryRequest, context: Any) -> Any:
         """As the original."""
@@ -151,8 +162,14 @@ class VolServerRelay(grpc.GenericRpcHandler):
     """Passes everything on to a volserver; each message of a transfer is a boundary."""
 
     def __init__(self, upstream: str, boundaries: Boundaries) -> None:
+        self._upstream = upstream
         self._channel = open_channel(upstream)
         self._boundaries = boundaries
+
+    async def hang_up(self) -> None:
+        """A connection to a volserver that was killed is not found alive again at once."""
+        await self._channel.close()
+        self._channel = open_channel(self._upstream)
 
     def service(self, details: Any) -> Any:
         """A handler of any method: on the wire they are all alike."""
@@ -225,6 +242,7 @@ class Server:
         location = self.vos.location_address
         await self.vos.close()
         self.vos = VolServerCalls(self.real_vol_server, location)
+        await self.relay.hang_up()
 
     async def close(self) -> None:
         """Hangs up."""
@@ -243,6 +261,7 @@ class TwoServers:
         self.root = root
         self.boundaries = Boundaries()
         self.location = f"unix:{root}/l.sock"
+        self.locations: WatchedLocations
         self.servers = [
             Server(root, name, self.location, self.boundaries) for name in ("one", "two")
         ]
@@ -264,11 +283,12 @@ async def two_servers(root: Path) -> AsyncIterator[TwoServers]:
     async with AsyncExitStack() as stack:
         locations = await OwnLocations.open(root / "vldb.sqlite3")
         stack.push_async_callback(locations.close)
+        cell.locations = WatchedLocations(locations, cell.boundaries)
         server = DaemonServer()
         await server.listen([cell.location])
         server.add(
             volume_location_pb2_grpc.add_VolumeLocationServicer_to_server,
-            WatchedLocations(locations, cell.boundaries),
+            cell.locations,
             "afs.v1.VolumeLocation",
         )
         await server.start()

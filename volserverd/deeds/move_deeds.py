@@ -153,15 +153,6 @@ class MoveDeeds(EntryDeeds, FileserverDeeds, CloneDeeds):
         self._transfer, ready = transfer, transfer.ready
         self._target = Site(ready.file_server, ready.vol_server, ready.partition)
         self._is_local = ready.identity == services.identity
-        is_here = self._is_local and ready.partition == self._partition.name
-        if wanted.purpose == pb.TRANSFER_MOVE and is_here:
-            error = AfsError(
-                AfsCode.EINVAL,
-                f"volume {self._order.name} is on partition {ready.partition} of this server"
-                " already",
-            )
-            await transfer.abort(error)
-            raise error
 
     async def _close_transfer(self, _: Role) -> None:
         if self._transfer is None:
