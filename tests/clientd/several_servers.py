@@ -243,11 +243,20 @@ async def make_mount_point(program: LocalProgram, path: str, target: str) -> Non
 
 
 @asynccontextmanager
+async def fake_location() -> AsyncIterator[FakeLocation]:
+    """A location service without entries."""
+    location = await FakeLocation().start()
+    try:
+        yield location
+    finally:
+        await location.stop()
+
+
+@asynccontextmanager
 async def several_servers(folder: Path, servers: int = 2) -> AsyncIterator[Servers]:
     """Fileservers without volumes, and a location service without entries."""
     async with AsyncExitStack() as stack:
-        location = await FakeLocation().start()
-        stack.push_async_callback(location.stop)
+        location = await stack.enter_async_context(fake_location())
         folders = [folder / f"server-{number}" for number in range(servers)]
         running = [await stack.enter_async_context(fileserver(each, ())) for each in folders]
         yield Servers(folders, location, running)

@@ -161,6 +161,8 @@ async def test_long_write_is_as_patient_as_a_short_one(servers: Servers, tmp_pat
         await program.list("/home")
         writing = asyncio.create_task(program.call(program.stub.Write(requests())))
         await half.wait()
+        journal = program.client.services.journal
+        await program.until(lambda: journal.counters()["store_data_calls"] > 0)
         clock.ahead_s = 10 * RETRY_TOTAL_S
         await servers.copy_over("home", 0, 1)
         go_on.set()

@@ -13,9 +13,10 @@ from afs.errors import AfsCode, AfsError
 from afs.limits import MIB
 from afs.types import Fid, whole_volume_fid
 from afs.v1 import cache_manager_pb2 as pb
-from afs.v1 import types_pb2
-from tests.clientd.local_program import CACHE, REVALIDATED, LocalProgram
-from tests.clientd.several_servers import Servers, clients, several_servers
+from afs.v1 import types_pb2, vol_server_pb2
+from tests.clientd.fake_fileserver import VOLUME, fake_fileserver
+from tests.clientd.local_program import CACHE, REVALIDATED, LocalProgram, running_client
+from tests.clientd.several_servers import Servers, clients, fake_location, several_servers
 
 READ_ONLY = "/home.readonly"
 
@@ -188,6 +189,35 @@ async def test_site_that_a_release_did_not_reach_is_left(servers: Servers, tmp_p
             answer = await reader.read(f"{READ_ONLY}/f")
             assert answer.data == b"new"
             assert (await reader.stat(READ_ONLY)).volume.file_servers == [servers.address(reached)]
+
+
+async def test_late_reply_of_a_site_that_was_left_brings_no_promise(tmp_path: Path) -> None:
+    """It answers who asked, and nobody else: the two may show different states."""
+    async with fake_location() as location, fake_fileserver() as left, fake_fileserver() as used:
+        fids = [[site.add(name, b"x") for name in ("f", "g")] for site in (left, used)]
+        assert fids[0] == fids[1]
+        sites = [
+            vol_server_pb2.Site(file_server=site.address, type=types_pb2.VOLUME_TYPE_READ_WRITE)
+            for site in (left, used)
+        ]
+        location.entries["home"] = vol_server_pb2.VolumeEntry(
+            name="home", read_write_id=VOLUME, sites=sites[:1]
+        )
+        async with running_client(tmp_path, location.address) as program:
+            await program.list("/home")
+            await program.until_leased()
+            gate = left.hold("FetchStatus")
+            asking = asyncio.create_task(program.stat("/home/f"))
+            await gate.reached.wait()
+            location.entries["home"].sites[0].CopyFrom(sites[1])
+            await program.stub.CheckVolumes(pb.CheckVolumesRequest())
+            await program.stat("/home/g")
+            gate.opened.set()
+            await asking
+            before = used.calls["FetchStatus"]
+            await program.stat("/home/f")
+            assert used.calls["FetchStatus"] == before + 1
+            assert left.calls["FetchStatus"] == 2
 
 
 async def test_hosts_share_the_sites(servers: Servers, program: LocalProgram) -> None:
