@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volserverd.core import release_steps, site_steps, steps
+from volserverd.core import move_steps, release_steps, site_steps, steps
 from volserverd.core.plan import Ended, Ending, Perform, Plan
 from volserverd.core.step import Role, Step, StepKind
 
@@ -32,6 +32,10 @@ LISTS = {
     "release": release_steps.release_steps(),
     "plan a release": release_steps.release_plan_steps(),
     "rename copy": site_steps.rename_copy_steps(),
+    "move": move_steps.move_steps(has_backup=False),
+    "move with backup": move_steps.move_steps(has_backup=True),
+    "copy": move_steps.copy_steps(),
+    "plan a move": move_steps.plan_steps(),
 }
 
 
@@ -68,7 +72,7 @@ def test_without_failures_every_step_is_performed_in_order(name: str) -> None:
 @pytest.mark.parametrize("may", [False, True])
 def test_a_failure_anywhere_gives_every_taken_volume_back(name: str, may: bool) -> None:
     """Whatever fails (R7), every volume that was taken is given back, left off or forgotten."""
-    ends = {"GIVE_BACK", "LEAVE_OFF", "FORGET"}
+    ends = {"GIVE_BACK", "LEAVE_OFF", "FORGET", "TELL_MOVED"}
     for fail_at in range(1, len(LISTS[name]) + 1):
         performed, ending = run(LISTS[name], fail_at=fail_at, may=may)
         failed = performed[fail_at - 1][1]
@@ -94,6 +98,24 @@ def test_a_cancelled_plan_turns_round_or_ends_forward(name: str) -> None:
         else:
             assert ending is Ending.UNDONE
             assert len(done) == cancel_at
+
+
+def test_the_old_copy_goes_only_when_the_site_was_switched() -> None:
+    """R7: a move that fails before is undone as a whole, one that fails after goes on to its end."""
+    plan_steps = LISTS["move with backup"]
+    switch = next(i for i, step in enumerate(plan_steps, 1) if step.no_return)
+    assert plan_steps[switch - 1].kind is StepKind.SWITCH_SITE
+    for fail_at in range(1, len(plan_steps) + 1):
+        performed, ending = run(plan_steps, fail_at=fail_at)
+        names = [step for _, step in performed]
+        if fail_at <= switch:
+            assert ending is Ending.UNDONE
+            assert not {"SET_ASIDE MAIN", "PUT_ON_THERE MAIN", "TELL_MOVED MAIN"} & set(names)
+            marked = "MARK_IN_TRANSIT MAIN" in names[: fail_at - 1]
+            assert ("UNMARK MAIN" in names) is marked
+        else:
+            assert ending is Ending.DONE_WITH_FAILURES
+            assert {"SET_ASIDE MAIN", "TELL_MOVED MAIN", "SETTLE_ENTRY MAIN"} <= set(names)
 
 
 def test_steps_are_undone_in_reverse_order() -> None:
