@@ -46,8 +46,11 @@ class FrameKind(IntEnum):
     PRESENT = 6
 
 
+_KINDS: Final = {int(kind): kind for kind in FrameKind}
+
+
 class Frame(NamedTuple):
-    """One frame, and the BLAKE3 over every byte of the dump before it."""
+    """One frame; for the TRAILER also the BLAKE3 over every byte of the dump before it."""
 
     kind: FrameKind
     payload: bytes
@@ -83,11 +86,13 @@ class FrameWriter:
 class FrameReader:
     """Takes the bytes of a dump as they come, and hands out whole, undamaged frames.
 
-    Holds at most one frame and the bytes of one `feed` in memory.
+    Holds at most one frame and the bytes of one `feed` in memory, twice while it looks at them.
     """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        # Bytes the buffer must hold before there is anything to be done.
+        self._needed = _START.size
         self._digest = blake3()
         self._started = False
         self._ended = False
@@ -99,12 +104,32 @@ class FrameReader:
             AfsError: EINVAL for what is no dump, or a damaged one.
         """
         self._buffer += data
+        if len(self._buffer) < self._needed:
+            return
+        arrived = bytes(self._buffer)
+        at = 0
         if not self._started:
-            if len(self._buffer) < _START.size:
-                return
-            self._check_start()
-        while (frame := self._next()) is not None:
-            yield frame
+            at = self._check_start(arrived)
+        # Bytes before this one are in the digest.
+        counted = 0
+        while (end := self._frame_end(arrived, at)) is not None:
+            kind: int = arrived[at]
+            view = memoryview(arrived)[at : end - _CHECKSUM_BYTES]
+            found = arrived[end - _CHECKSUM_BYTES : end]
+            if blake3(view).digest(length=_CHECKSUM_BYTES) != found:
+                raise bad_dump("a frame is damaged: its checksum is wrong")
+            digest_before = b""
+            if kind == FrameKind.TRAILER:
+                self._digest.update(memoryview(arrived)[counted:at])
+                counted = at
+                digest_before = self._digest.digest()
+                self._ended = True
+            if kind not in _KINDS:
+                raise bad_dump(f"a frame of the unknown kind {kind}")
+            at = end
+            yield Frame(_KINDS[kind], bytes(view[_FRAME.size :]), digest_before)
+        self._digest.update(memoryview(arrived)[counted:at])
+        del self._buffer[:at]
         if self._ended and self._buffer:
             raise bad_dump("bytes follow its end")
 
@@ -118,39 +143,33 @@ class FrameReader:
         if not self._ended:
             raise bad_dump("it ends too early")
 
-    def _check_start(self) -> None:
-        magic, version = _START.unpack_from(self._buffer)
+    def _check_start(self, arrived: bytes) -> int:
+        """Checks what a dump begins with; how long that is."""
+        magic, version = _START.unpack_from(arrived)
         if magic != MAGIC:
             raise bad_dump("it does not begin as one")
         if not 1 <= version <= VERSION:
             raise bad_dump(f"its version is {version}: expected 1 to {VERSION}")
-        self._take(_START.size)
         self._started = True
+        return _START.size
 
-    def _next(self) -> Frame | None:
-        if self._ended or len(self._buffer) < _FRAME.size:
+    def _frame_end(self, arrived: bytes, at: int) -> int | None:
+        """Where the frame at an offset ends; None if it is not all there, or none follows."""
+        if self._ended:
+            self._needed = 0
             return None
-        kind, length = _FRAME.unpack_from(self._buffer)
+        room = len(arrived) - at
+        if room < _FRAME.size:
+            self._needed = _FRAME.size
+            return None
+        _, length = _FRAME.unpack_from(arrived, at)
         if length > MAX_PAYLOAD_BYTES:
             raise bad_dump(f"a frame of {length} bytes: expected at most {MAX_PAYLOAD_BYTES}")
-        end = _FRAME.size + length
-        if len(self._buffer) < end + _CHECKSUM_BYTES:
+        size: int = _FRAME.size + length + _CHECKSUM_BYTES
+        if room < size:
+            self._needed = size
             return None
-        body = bytes(self._buffer[:end])
-        found = bytes(self._buffer[end : end + _CHECKSUM_BYTES])
-        if blake3(body).digest(length=_CHECKSUM_BYTES) != found:
-            raise bad_dump("a frame is damaged: its checksum is wrong")
-        try:
-            frame = Frame(FrameKind(kind), body[_FRAME.size :], self._digest.digest())
-        except ValueError:
-            raise bad_dump(f"a frame of the unknown kind {kind}") from None
-        self._take(end + _CHECKSUM_BYTES)
-        self._ended = frame.kind is FrameKind.TRAILER
-        return frame
-
-    def _take(self, size: int) -> None:
-        self._digest.update(self._buffer[:size])
-        del self._buffer[:size]
+        return at + size
 
 
 def bad_dump(detail: str) -> AfsError:

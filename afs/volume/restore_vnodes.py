@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from blake3 import blake3
 
 from afs.errors import AfsError
 from afs.limits import CHUNK_BYTES, MAX_FILE_BYTES
-from afs.types import DirectoryEntry, Fid, Vnode, VnodeType
+from afs.types import DirectoryEntry, Vnode, VnodeType
 from afs.v1 import dump_pb2, types_pb2
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import used_kib
@@ -20,7 +19,7 @@ from afs.volume.dump_frames import bad_dump
 from afs.volume.file_data import HASH_BYTES, ChunkRef, is_inline, positions
 from afs.volume.increment import Increment
 from afs.volume.lost_data import LOST_HASH
-from afs.volume.rules import check_entry_name, check_link_target
+from afs.volume.rules import check_link_target
 from afs.wire import entry_from_wire, status_from_wire
 
 # Counters of a dump stay far below what SQLite's 64 bits hold, so that they can go on growing.
@@ -178,13 +177,16 @@ class VnodeTaker:
         self._rows.inline.append((vnode.fid.vnode, data))
 
     def _vnode(self, message: types_pb2.FileStatus) -> Vnode:
+        expected = self._header.volume_id
+        for each in (message.fid, message.parent):
+            if each.volume != expected:
+                raise bad_dump(f"vnode {message.fid.vnode} of {each.volume}: expected {expected}")
+            each.volume = self._volume_id
         try:
             vnode = status_from_wire(message)
         except AfsError as error:
             raise bad_dump(error.detail) from error
-        fid, parent = vnode.fid, vnode.parent
-        if {fid.volume, parent.volume} != {self._header.volume_id}:
-            raise bad_dump(f"vnode {fid} in {parent}: expected volume {self._header.volume_id}")
+        fid = vnode.fid
         if fid.vnode >= self._header.next_vnode or fid.uniquifier >= self._header.next_uniquifier:
             raise bad_dump(f"vnode {fid} is beyond the counters of its header")
         if (fid.vnode % 2 == 1) != (vnode.type is VnodeType.DIRECTORY):
@@ -193,23 +195,16 @@ class VnodeTaker:
             raise bad_dump(f"vnode {fid} has mode {vnode.mode:#o}, length {vnode.length}")
         if not 0 < vnode.data_version < _MAX_COUNTER:
             raise bad_dump(f"vnode {fid} has DataVersion {vnode.data_version}")
-        return replace(
-            vnode,
-            fid=fid._replace(volume=self._volume_id),
-            parent=parent._replace(volume=self._volume_id),
-        )
+        return vnode
 
     def _entry(self, message: types_pb2.DirectoryEntry) -> DirectoryEntry:
+        if message.fid.volume != self._header.volume_id:
+            raise bad_dump(f"name {message.name!r} stands for something in another volume")
+        message.fid.volume = self._volume_id
         try:
-            entry = entry_from_wire(message)
-            check_entry_name(entry.name)
+            return entry_from_wire(message)
         except AfsError as error:
             raise bad_dump(error.detail) from error
-        if entry.fid.volume != self._header.volume_id:
-            raise bad_dump(f"name {entry.name!r} stands for {entry.fid}, in another volume")
-        return DirectoryEntry(
-            entry.name, Fid(self._volume_id, entry.fid.vnode, entry.fid.uniquifier), entry.type
-        )
 
     def _refs(
         self, vnode: Vnode, messages: Iterable[dump_pb2.DumpChunkRef]
