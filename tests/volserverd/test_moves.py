@@ -18,8 +18,11 @@ from afs.v1 import vol_server_pb2 as pb
 from tests.volserverd.processes import Process
 from tests.volserverd.running import refused
 from tests.volserverd.served_files import ServedFiles
-from tests.volserverd.two_servers import PATIENCE_S, Server, TwoServers, two_servers
+from tests.volserverd.two_servers import PATIENCE_S, Server, TwoServers, header_of, two_servers
 from tests.volume.building import noise
+from volserverd.app import VolserverDaemon
+from volserverd.config import VolserverdConfig
+from volserverd.deeds import move_deeds
 
 pytestmark = [pytest.mark.slow, pytest.mark.blocking_ok]
 
@@ -259,6 +262,47 @@ async def test_a_lost_answer_to_the_switch_is_looked_up(tmp_path: Path, happened
         assert cell.copies(volume_id) == [("two", "vicepa")]
         assert (await one.vos.entry()).locked_for == ""
         assert await contents(two, volume_id, files) == files
+
+
+@pytest.mark.parametrize("happened", [False, True])
+async def test_a_switch_that_nobody_knows_of_is_neither_done_nor_undone(
+    tmp_path: Path, happened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The location database stays away: the volume waits, and goes where the entry says at last."""
+    monkeypatch.setattr(move_deeds, "_SWITCH_DEADLINE_S", 0.5)
+    async with two_servers(tmp_path) as cell:
+        one, two = cell.servers
+        await one.volserverd.stop()
+        daemon = await VolserverDaemon.start(
+            VolserverdConfig(
+                listen=[one.real_vol_server],
+                location=cell.location,
+                vol_server=one.vol_server,
+                file_server=one.file_server,
+                fssync=f"unix:{one.root}/relay.sock",
+                run_dir=one.root / "run",
+                partitions=one.partitions,
+            )
+        )
+        try:
+            await one.hang_up()
+            volume_id = (await one.vos.create("demo", partition="vicepa")).volume_id
+            files = await fill(one, volume_id, 2, 64 * KIB)
+            cell.locations.lost["ReplaceEntry"] = happened
+            cell.locations.away_after_loss = True
+            with refused(AfsCode.RX_CALL_DEAD, "nobody knows"):
+                await move(one, two)
+            assert cell.copies(volume_id) == [("one", "vicepa"), ("two", "vicepa")]
+            assert all(header_of(path).in_transit for path in one.databases())
+            cell.locations.away = False
+            server, place = (two, "two") if happened else (one, "one")
+            async with asyncio.timeout(PATIENCE_S):
+                while daemon.halves.waiting or cell.copies(volume_id) != [(place, "vicepa")]:
+                    await asyncio.sleep(0.02)
+            assert await contents(server, volume_id, files) == files
+            assert (await one.vos.entry()).locked_for == ""
+        finally:
+            await daemon.stop()
 
 
 async def test_a_volume_with_a_damaged_chunk_stays_where_it_is(tmp_path: Path) -> None:

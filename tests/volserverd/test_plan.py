@@ -101,7 +101,7 @@ def test_a_cancelled_plan_turns_round_or_ends_forward(name: str) -> None:
 
 
 def test_the_old_copy_goes_only_when_the_site_was_switched() -> None:
-    """R7: a move that fails before is undone as a whole, one that fails after goes on to its end."""
+    """R7: a move that fails before is undone as a whole; one that fails after goes on."""
     plan_steps = LISTS["move with backup"]
     switch = next(i for i, step in enumerate(plan_steps, 1) if step.no_return)
     assert plan_steps[switch - 1].kind is StepKind.SWITCH_SITE

@@ -87,12 +87,22 @@ class WatchedLocations(VolumeLocationServicer):
 
     Attributes:
         lost: methods whose next answer is lost, with True for one that is carried out.
+        away_after_loss: from then on nothing is answered, until it is reset.
+        away: nothing is answered.
     """
 
     def __init__(self, locations: OwnLocations, boundaries: Boundaries) -> None:
         super().__init__(locations)
         self._boundaries = boundaries
         self.lost: dict[str, bool] = {}
+        self.away_after_loss = False
+        self.away = False
+
+    async def GetEntry(self, request: location_pb.GetEntryRequest, context: Any) -> Any:
+        """As the original."""
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "directed by the test")
+        return await super().GetEntry(request, context)
 
     async def _watched(self, of: int | str, what: str, answer: Awaitable[Any]) -> Any:
         try:
@@ -116,7 +126,8 @@ class WatchedLocations(VolumeLocationServicer):
         """As the original."""
         of = request.entry.read_write_id
         lost = self.lost.pop("ReplaceEntry", None)
-        if lost is False:
+        self.away = self.away or (lost is not None and self.away_after_loss)
+        if lost is False or (self.away and lost is None):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "directed by the test")
         answer = await self._watched(of, "ReplaceEntry", super().ReplaceEntry(request, context))
         if lost:
