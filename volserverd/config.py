@@ -32,7 +32,7 @@ class VolserverdConfig(DaemonConfig):
         description="host:port of another volserver's VolumeLocation, used instead of our own",
     )
     location_only: bool = Field(
-        False,
+        default=False,
         description="serve VolumeLocation alone: no VolServer, no partitions, no fileserver",
     )
     vldb: Path = Field(
