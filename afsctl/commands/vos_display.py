@@ -112,11 +112,12 @@ def print_plan(plan: vol_server_pb2.OperationPlan, *, as_json: bool) -> None:
         return
     for step in plan.steps:
         print(step)
+    # A removal sends nothing, a new volume was not in service.
     columns = [
-        Column("TO SEND", "bytes_to_send", show_bytes),
-        Column("CHUNKS TO SEND", "chunks_to_send"),
+        Column("TO SEND", "bytes_to_send", lambda size: show_bytes(size) if size else ""),
+        Column("CHUNKS TO SEND", "chunks_to_send", lambda count: str(count) if count else ""),
         Column("CLIENTS TO TELL", "clients_to_tell"),
-        Column("OUT OF SERVICE FOR", "exclusive_s", lambda s: f"about {show_duration(s)}"),
+        Column("OUT OF SERVICE FOR", "exclusive_s", _show_exclusive),
     ]
     print_details(columns, record, as_json=False)
     print("Nothing was changed.")
@@ -153,6 +154,10 @@ def show_sent(sent: dict[str, Any]) -> str:
         f" ({sent['vnodes']} vnodes, {sent['chunks']} chunks),"
         f" out of service {show_duration(sent['exclusive_s'])}"
     )
+
+
+def _show_exclusive(seconds: float) -> str:
+    return f"about {show_duration(seconds)}" if seconds else ""
 
 
 def _id_or_none(number: int) -> str:
