@@ -32,7 +32,7 @@ from afs.limits import (
 from afs.types import VolumeType
 from afs.v1 import fssync_pb2
 from afs.volume.partition import Partition
-from volserverd.deeds.site_deeds import rename_volume
+from volserverd.deeds.site_deeds import rename_elsewhere, rename_volume
 from volserverd.fssync_client import FssyncClient, check
 from volserverd.halves import Halves, is_move_lock
 from volserverd.identity import read_addresses, write_addresses
@@ -212,6 +212,8 @@ class Recovery:
                 for site in mine
             ):
                 await self._delete(partition, read_only_id, known)
+        if entry.locked_for.startswith("rename by "):
+            await self._rename_elsewhere(entry)
         settled = await settle(services, entry)
         _log.info(
             "entry.taken_up",
@@ -230,6 +232,15 @@ class Recovery:
         except AfsError as error:
             # A damaged volume, or one that another program has, must not keep all others.
             _log.warning("volume.not_renamed", volume=volume_id, detail=error.detail)
+
+    async def _rename_elsewhere(self, entry: Entry) -> None:
+        """Has other volservers rename their copies; one that does not answer must not keep us."""
+        for site in entry.sites_of(VolumeType.READ_ONLY):
+            if site.release and not self._services.is_our_site(site):
+                try:
+                    await rename_elsewhere(entry, site)
+                except AfsError as error:
+                    _log.info("volume.not_renamed", site=site.vol_server, detail=error.detail)
 
     async def _introduce_unknown(self) -> None:
         """Has the fileserver serve what it does not know: moved here, and cut short before that."""
