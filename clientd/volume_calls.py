@@ -39,7 +39,7 @@ from clientd.fileserver_client import (
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.volume_identity import VolumeIdentity
-from clientd.volume_location import Located, VolumeLocation
+from clientd.volume_location import Located, VolumeGoneError, VolumeLocation
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -238,6 +238,28 @@ class VolumeCalls:
         may_repeat: Callable[[AfsError], bool],
         progress: Callable[[], int] = lambda: 0,
     ) -> T:
+        """What an attempt returns.
+
+        Raises:
+            AfsError: what the last one ended with; AnswerLostError if any one may have been done.
+        """
+        lost: list[AnswerLostError] = []
+        try:
+            return await self._until_answered(attempt, lost, may_repeat, progress)
+        except (AnswerLostError, VolumeGoneError):
+            raise
+        except AfsError as error:
+            if lost:
+                raise AnswerLostError(error.code, error.detail) from None
+            raise
+
+    async def _until_answered(
+        self,
+        attempt: Callable[[FileServerClient], Awaitable[T]],
+        lost: list[AnswerLostError],
+        may_repeat: Callable[[AfsError], bool],
+        progress: Callable[[], int],
+    ) -> T:
         rotation = self.rotation()
         while True:
             server = await self._next(rotation)
@@ -248,6 +270,8 @@ class VolumeCalls:
                 asked = True
                 return await attempt(server)
             except AfsError as error:
+                if asked and isinstance(error, AnswerLostError):
+                    lost.append(error)
                 if progress() > before:
                     rotation = self.rotation()
                 if not rotation.failed(server.address, error) or (asked and not may_repeat(error)):

@@ -185,6 +185,27 @@ async def test_lost_answer_is_not_trusted(server: FakeFileServer, program: Local
     assert (await program.list("/home"))[0] == ["d"]
 
 
+async def test_refusal_after_a_lost_answer_tells_nothing(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """The first attempt of a write may have been done, or may yet be: it is not trusted."""
+    await program.write("/home/f", b"old")
+    await program.read("/home/f")
+    await program.until_leased()
+    gate = server.hold("StoreData")
+    writing = asyncio.create_task(program.write("/home/f", b"new"))
+    await gate.reached.wait()
+    server.fails["StoreData"] = [AfsError(AfsCode.VOVERQUOTA, "quota")]
+    await server.restart()
+    server.let_go("StoreData")
+    with pytest.raises(AfsError) as caught:
+        await writing
+    assert caught.value.code is AfsCode.VOVERQUOTA
+    for _ in range(3):
+        await program.until_leased()
+        assert (await program.read("/home/f")).source != CACHE
+
+
 async def test_change_ends_though_its_caller_went_away(
     server: FakeFileServer, program: LocalProgram
 ) -> None:

@@ -359,6 +359,7 @@ class Client:
     ) -> tuple[Reply, Ticket]:
         """Calls, again if need be; raises AfsError."""
         patience = Patience(self.process.now())
+        lost = False
         while True:
             await self._wait_attached(ATTACH_PATIENCE_S if repeatable else CALL_TIMEOUT_S)
             ticket = self.cache.ticket(ADDRESS, self.process.now())
@@ -367,10 +368,12 @@ class Client:
             except CallFailedError as error:
                 if error.refused and error.code is AfsCode.RX_CALL_DEAD:
                     self._do(self.state.on_held_down())
+                lost = lost or not error.refused
                 repeat = repeatable or error.refused
                 wait_s = patience.wait_s(error, self.process.now()) if repeat else None
                 if wait_s is None:
-                    raise
+                    # An earlier attempt may have been done.
+                    raise CallFailedError(error.code, error.detail, refused=not lost) from None
                 await sleep(self.process, wait_s)
 
     async def _wait_attached(self, patience_s: float) -> None:
