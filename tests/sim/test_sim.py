@@ -93,3 +93,9 @@ def test_no_answer_leaves_between_two_breaks(seed: int) -> None:
 def test_a_change_whose_answer_is_held_back_is_not_taken_for_refused(seed: int) -> None:
     """A writer that is refused its answer, not its change, does not go on trusting the old data."""
     assert run_plan(_plan_of_then(seed), Tally()) is None
+
+
+@pytest.mark.parametrize("seed", [837956])
+def test_a_refusal_after_a_lost_answer_is_not_taken_for_nothing_done(seed: int) -> None:
+    """A writer whose first attempt may have been done does not go on trusting the old data."""
+    assert run_plan(make_plan(seed), Tally()) is None
