@@ -23,7 +23,6 @@ Source: OpenAFS `src/vol/vol-salvage.c`.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sqlite3
 import time
@@ -161,20 +160,22 @@ class _Salvager:
         self._dry_run = dry_run
         # Chunks that nobody has may be what is missing in a file.
         self._keeps_strays = False
+        self._pinned: list[bytes] = []
         self._original = group.database(volume_id)
 
     def run(self) -> SalvageReport:
         """Salvages; what happened."""
         with self._group.new_database(self._volume_id) as new:
-            # Not called a database before it is whole: nobody looks there for chunks in use.
+            # Not called a database before it is in its place: nobody looks there for chunks in use,
+            # and whoever clears it away after a crash removes no chunks with it.
             draft = new.with_suffix(DRAFT_SUFFIX)
             try:
                 changed = self._mend(draft)
                 if changed and not self._dry_run:
                     self._progress("putting it in place", 0, 0)
-                    os.rename(draft, new)
-                    self._group.put_in_place(new, self._volume_id)
+                    self._group.put_in_place(draft, self._volume_id)
             finally:
+                self._group.chunks.unpin(self._pinned)
                 for suffix in ("", "-wal", "-shm", "-journal"):
                     draft.with_name(draft.name + suffix).unlink(missing_ok=True)
         self._mend_strays()
@@ -199,6 +200,7 @@ class _Salvager:
                 partial(stray_chunks, self._group),
                 self._findings,
             )
+            self._pinned = copied.pinned
             self._keeps_strays = any(row.table == "chunks" for row in copied.damaged)
             before = self._state(connection)
             case = self._case(connection, copied, before)

@@ -35,6 +35,8 @@ from afs.volume.sqlite_upgrade import upgrade
 
 TABLES: Final = ("header", "vnodes", "entries", "inline_data", "chunks")
 _ROWS_GATHERED: Final = 1000
+# With fewer chunks than this, one page may have had all of them.
+_ENOUGH_TO_COMPARE: Final = 32
 # Damaged rows kept to be mended: more are beyond that.
 _DAMAGED_ROWS_MAX: Final = 20_000
 _KEYS: Final = {
@@ -72,12 +74,14 @@ class Copied:
     """What copying a database found.
 
     `damaged` are the rows that are not in the copy. `rebuilt`: SQLite could not read it.
-    `holes_are_known`: what has no row in the table of chunks had none.
+    `holes_are_known`: what has no row in the table of chunks had none. `pinned` are chunks that
+    nobody refers to before the copy takes the original's place.
     """
 
     damaged: list[DamagedRow] = field(default_factory=list)
     rebuilt: bool = False
     holes_are_known: bool = True
+    pinned: list[bytes] = field(default_factory=list)
 
 
 def copy_database(original: Path, copy: Path, findings: Findings) -> Copied:
@@ -99,7 +103,8 @@ def copy_database(original: Path, copy: Path, findings: Findings) -> Copied:
             copied = Copied(list(_damaged_rows(connection)))
             _remove(connection, copied.damaged)
     except AfsError as error:
-        if error.code not in (AfsCode.EIO, AfsCode.VSALVAGE):
+        # VIO: SQLite gives up at a sector that the disk cannot read.
+        if error.code not in (AfsCode.EIO, AfsCode.VSALVAGE, AfsCode.VIO):
             raise
         reason = error.detail
     else:
@@ -195,15 +200,23 @@ def _rebuild(original: Path, connection: sqlite3.Connection) -> Copied:
         "CREATE TEMP TABLE indexed (vnode INTEGER, position INTEGER, PRIMARY KEY (vnode, position))"
     )
     copied = Copied(rebuilt=True)
-    pages = DatabasePages(original)
-    read = pages.rows()
-    while part := list(islice(read, _ROWS_GATHERED)):
-        _insert(connection, part, copied)
+    with contextlib.closing(DatabasePages(original)) as pages:
+        read = pages.rows()
+        while part := list(islice(read, _ROWS_GATHERED)):
+            _insert(connection, part, copied)
+    indexed, chunks = "SELECT vnode, position FROM indexed", "SELECT vnode, position FROM chunks"
+    missing = connection.execute(f"{indexed} EXCEPT {chunks}").fetchall()
     copied.holes_are_known = pages.damaged_pages < 2 and not pages.truncated
+    if pages.doubtful_pages and missing:
+        # Were they of the table and of its index, each would lack rows that the other has.
+        unindexed = connection.execute(f"{chunks} EXCEPT {indexed} LIMIT 1").fetchone()
+        copied.holes_are_known &= unindexed is None
+    if pages.doubtful_pages:
+        [known] = connection.execute(
+            f"SELECT min((SELECT count(*) FROM ({indexed})), (SELECT count(*) FROM ({chunks})))"
+        ).fetchone()
+        copied.holes_are_known &= known >= _ENOUGH_TO_COMPARE
     # A row that is lost, and whose place in the index is not, is one of those to be mended or told.
-    missing = connection.execute(
-        "SELECT vnode, position FROM indexed EXCEPT SELECT vnode, position FROM chunks"
-    )
     known = {row.values[:2] for row in copied.damaged if row.table == "chunks"}
     copied.damaged += [
         DamagedRow("chunks", (*key, b"", 0, b"")) for key in missing if key not in known

@@ -62,6 +62,9 @@ def mend_rows(
                 if known_strays is None:
                     known_strays = list(islice(strays(), _STRAYS_TRIED_MAX))
                 values = mended(row, [{_CHUNK_HASH: digest} for digest in known_strays])
+                if values is not None:
+                    chunks.pin([values[_CHUNK_HASH]])
+                    copied.pinned.append(values[_CHUNK_HASH])
         if values is None:
             copied.damaged.append(row)
         else:

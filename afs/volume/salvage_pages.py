@@ -17,7 +17,7 @@ Source: the SQLite file format, https://www.sqlite.org/fileformat2.html.
 from __future__ import annotations
 
 import contextlib
-import mmap
+import os
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -57,14 +57,16 @@ class DatabasePages:
     Attributes:
         damaged_pages: how many pages, or cells of them, could not be read, as far as was read. Two
             or more may have taken a chunk's row from its table and from its index.
+        doubtful_pages: how many are, perhaps, left of a long row that was lost.
         truncated: the file ends in the middle of a page, or has fewer pages than it says.
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            self._data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
-        header = self._data[:_HEADER_BYTES]
+        self._file = path.open("rb", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        # The page that was looked at last: it is looked at several times.
+        self._last = (0, b"")
+        self._header = header = os.pread(self._file.fileno(), _HEADER_BYTES, 0)
         self._sound_header = len(header) == _HEADER_BYTES and header.startswith(
             b"SQLite format 3\0"
         )
@@ -73,11 +75,16 @@ class DatabasePages:
         plausible = 512 <= page_bytes <= 65536 and not page_bytes & (page_bytes - 1)
         self._page_bytes = page_bytes if plausible else _DEFAULT_PAGE_BYTES
         self._usable = self._page_bytes - (header[20] if plausible and self._sound_header else 0)
-        self._count = len(self._data) // self._page_bytes
+        self._count = self._size // self._page_bytes
         said = int.from_bytes(header[28:32], "big") if self._sound_header else self._count
-        self.truncated = bool(len(self._data) % self._page_bytes) or said > self._count
+        self.truncated = bool(self._size % self._page_bytes) or said > self._count
         self.damaged_pages = 0
+        self.doubtful_pages = 0
         self._overflow: set[int] = set()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
     def rows(self) -> Iterator[RawRow]:
         """What stands in the pages that count; much of it may be no row of ours."""
@@ -88,7 +95,15 @@ class DatabasePages:
                 yield from self._cells(number)
             else:
                 unknown.append(number)
-        self.damaged_pages += sum(number not in self._overflow for number in unknown)
+        for number in unknown:
+            if number not in self._overflow:
+                self.damaged_pages += not self._may_be_overflow(number)
+                self.doubtful_pages += self._may_be_overflow(number)
+
+    def _may_be_overflow(self, number: int) -> bool:
+        """Whether a page looks like more of a long row: the number of the next one, and data."""
+        page = self._page(number)
+        return int.from_bytes(page[:4], "big") <= self._count and any(page)
 
     # --- which pages count ------------------------------------------------------------------------
 
@@ -104,8 +119,8 @@ class DatabasePages:
         """The pages that the list of free ones names; None if it cannot be."""
         if not self._sound_header:
             return None
-        trunk = int.from_bytes(self._data[32:36], "big")
-        count = int.from_bytes(self._data[36:40], "big")
+        trunk = int.from_bytes(self._header[32:36], "big")
+        count = int.from_bytes(self._header[36:40], "big")
         free: set[int] = set()
         while trunk:
             if not 1 < trunk <= self._count or trunk in free:
@@ -149,8 +164,14 @@ class DatabasePages:
     # --- what stands on them ----------------------------------------------------------------------
 
     def _page(self, number: int) -> bytes:
-        start = (number - 1) * self._page_bytes
-        return self._data[start : start + self._page_bytes]
+        if self._last[0] != number:
+            start = (number - 1) * self._page_bytes
+            page = b""
+            # A sector that the disk cannot read: as if it were empty.
+            with contextlib.suppress(OSError):
+                page = os.pread(self._file.fileno(), self._page_bytes, start)
+            self._last = (number, page.ljust(self._page_bytes, b"\0"))
+        return self._last[1]
 
     def _kind(self, number: int) -> int:
         return self._page(number)[_HEADER_BYTES if number == 1 else 0]
