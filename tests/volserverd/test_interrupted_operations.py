@@ -19,6 +19,7 @@ import pytest
 from afs.errors import AfsCode, AfsError
 from afs.v1 import types_pb2
 from afs.v1 import vol_server_pb2 as pb
+from tests.volserverd.running import refused
 from tests.volserverd.served_files import ServedFiles
 from tests.volserverd.test_interrupted_moves import (
     Contents,
@@ -192,6 +193,66 @@ async def test_whoever_is_killed_at_whatever_boundary_everything_is_whole(
             contents = {key: Contents(each.volume_id, each.before) for key, each in made.items()}
             await interrupt(cell, of_key, contents, victim)
             await check(cell, operation, made, read)
+
+
+# --- held, not killed -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holder", ["release", "rename", "delete", "restore", "clone"])
+async def test_whatever_runs_keeps_all_others_out(tmp_path: Path, holder: str) -> None:
+    """R8: every other operation on the volume is refused, naming the one that runs."""
+    async with two_servers(tmp_path) as cell:
+        dump = await a_dump(cell)
+        made = await released(cell, "demo", dump)
+        cell.boundaries.hold("demo", "after one NEEDVOLUME")
+        holding = asyncio.ensure_future(
+            OPERATIONS[holder][1](cell, "demo", Prepared(made.volume_id, {}, {}, dump))
+        )
+        await cell.boundaries.until_held({"demo"}, set)
+        vos = cell.servers[0].vos
+        others: list[Callable[[], Awaitable[Any]]] = [
+            *(
+                lambda act=act: act(cell, "demo", Prepared(made.volume_id, {}, {}, dump))
+                for name, (_, act) in OPERATIONS.items()
+                if name not in ("create", "restore new", "remsite")
+            ),
+            lambda: vos.backup("demo"),
+            lambda: vos.dump("demo"),
+            lambda: vos.offline("demo"),
+            lambda: vos.set_quota(7, "demo"),
+            lambda: vos.stream(vos.stub.Move, pb.MoveRequest(volume="demo", to_partition="vicepb")),
+            lambda: vos.stream(vos.stub.Copy, pb.CopyRequest(volume="demo", new_name="x")),
+        ]
+        for act in others:
+            with refused(AfsCode.VBUSY, f"{holder} of volume {made.volume_id}"):
+                await act()
+        (running,) = {(each.operation, each.transaction_id) for each in await vos.transactions()}
+        assert running[0] == holder
+        cell.boundaries.let_go()
+        await holding
+
+
+async def test_an_operator_ends_a_release(tmp_path: Path) -> None:
+    """EndTransaction in the middle of the sending: undone at once, and everything shows the old."""
+    async with two_servers(tmp_path) as cell:
+        made = await released(cell, "demo", b"")
+        cell.boundaries.hold("demo", "before message chunks")
+        releasing = asyncio.create_task(release(cell, "demo", None))
+        await cell.boundaries.until_held({"demo"}, set)
+        vos = cell.servers[0].vos
+        before = await vos.entry("demo")
+        (number,) = {each.transaction_id for each in await vos.transactions()}
+        await vos.call(vos.stub.EndTransaction, pb.EndTransactionRequest(transaction_id=number))
+        with refused(AfsCode.EAGAIN, "an operator ended the transaction"):
+            await releasing
+        cell.boundaries.let_go()
+        await settled(cell)
+        entry = await vos.entry("demo")
+        assert (list(entry.sites), entry.locked_for) == (list(before.sites), "")
+        for server in range(2):
+            shown = await contents(cell, made.volume_id + 1, made.before, server)
+            assert shown == made.before
+        assert all(site.released for site in (await release(cell, "demo", None))[-1].sites)
 
 
 # --- what must hold afterwards --------------------------------------------------------------------

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from afs.errors import AfsCode
 from afs.limits import MAX_STREAMING_TRANSACTIONS
+from afs.runtime.channel import afs_error_from_rpc
 from afs.types import root_fid
 from afs.v1 import vol_server_pb2 as pb
 from tests.afsd.running import fileserver
@@ -89,6 +91,30 @@ async def test_a_dump_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
         call.cancel()
         await vos.idle()
         assert [name for name in databases(tmp_path) if name.endswith(".db")] == [f"{DEMO}.db"]
+        await vos.backup("demo")
+
+
+async def test_a_reader_that_stops_reading_is_given_up(tmp_path: Path) -> None:
+    """A dump that nobody takes for the idle time is ended; its clone goes, the volume is free."""
+    async with (
+        fileserver(tmp_path, volumes=()) as files,
+        volserver(tmp_path, transaction_idle_s=0.5) as vos,
+    ):
+        await vos.create("demo")
+        client = await files.client()
+        large = await client.create("large", root_fid(DEMO))
+        # More than what fits into the buffers between here and there.
+        await client.store(large, *[bytes([number]) * 1_000_000 for number in range(40)])
+        call = vos.stub.Dump(pb.DumpRequest(volume="demo"))
+        assert (await call.read()).data
+        await vos.idle()
+        assert [name for name in databases(tmp_path) if name.endswith(".db")] == [f"{DEMO}.db"]
+        with refused(AfsCode.EAGAIN, "dump ended: its client was silent for 0.5 s"):
+            try:
+                while (await call.read()) is not grpc.aio.EOF:
+                    pass
+            except grpc.aio.AioRpcError as error:
+                raise afs_error_from_rpc(error) from None
         await vos.backup("demo")
 
 
