@@ -30,7 +30,7 @@ import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -259,8 +259,12 @@ class ChunkStaging:
             os.close(fd)
             self._written[digest] = None
 
-    def make_durable(self) -> None:
+    def make_durable(self, reused: Iterable[bytes] = ()) -> None:
         """Syncs all chunks and links them to their places; durable on return.
+
+        Args:
+            reused: chunks that are in their places already: whoever put them there may not have
+                synced the names yet.
 
         Raises:
             AfsError: VDISKFULL, VIO.
@@ -275,7 +279,7 @@ class ChunkStaging:
             self._durable.update(self._written)
             self._unlinked.extend(self._written)
             self._written.clear()
-        self._link(self._unlinked)
+        self._link(self._unlinked, {self._store.path(digest).parent for digest in reused})
         self._unlinked.clear()
 
     def ensure_linked(self) -> None:
@@ -329,9 +333,11 @@ class ChunkStaging:
         self._durable[digest] = None
         self._unlinked.append(digest)
 
-    def _link(self, digests: list[bytes]) -> None:
+    def _link(self, digests: list[bytes], changed: Set[Path] = frozenset()) -> None:
+        """Links chunks to their places; these folders and others that changed are durable then."""
         try:
             folders = {self._store.link(self._path(digest), digest) for digest in digests}
+            folders |= changed
             if folders:
                 # Another writer may have made one of them just now and not synced it yet.
                 folders.add(next(iter(folders)).parent)

@@ -124,6 +124,8 @@ class Transfer:
         self._stack.callback(self._wanted.close)
         self.missing_chunks = 0
         self.missing_bytes = 0
+        # One of the round's chunks that are here already, for each folder of chunks.
+        self._reused: dict[int, bytes] = {}
 
     base: ChangeMark | None
     """What the partition has of this volume, undamaged, for a first round to build on."""
@@ -209,7 +211,7 @@ class Transfer:
             (lacking,) = self._wanted.execute("SELECT count(*) FROM wanted").fetchone()
             if lacking:
                 raise AfsError(AfsCode.EINVAL, f"{lacking} chunks did not come")
-            self._staging.make_durable()
+            self._staging.make_durable(self._reused.values())
             # The database refers to them.
             self._staging.let_go()
             sqlite_schema.checkpoint(self._connection)
@@ -393,10 +395,14 @@ class Transfer:
     def _look_for_chunks(self, references: str) -> None:
         """Notes which chunks the group lacks; under the group's lock (T1)."""
         self.missing_chunks = self.missing_bytes = 0
+        self._reused.clear()
         self._wanted.execute("BEGIN")
         self._wanted.execute("DELETE FROM wanted")
         for digest, size in self._connection.execute(references):
-            if digest == LOST_HASH or self._has_chunk(digest, size):
+            if digest == LOST_HASH:
+                continue
+            if self._has_chunk(digest, size):
+                self._reused[digest[0]] = digest
                 continue
             self._wanted.execute("INSERT INTO wanted VALUES (?, ?)", (digest, size))
             self.missing_chunks += 1
