@@ -92,6 +92,10 @@ def test_life_of_a_cell(afsctl: Afsctl, cell_dir: Path, tmp_path: Path) -> None:
     for client in addresses["clients"]:
         assert read(client, "/home.kim/in/large") == (source / "large").read_bytes()
 
+    # Of the first client, whose address is the default.
+    assert afsctl("fs", "flush", "/home.kim/in/large").out == "Forgot 1 vnode.\n"
+    assert json.loads(afsctl("fs", "flushvolume", "/home.kim/in", "--json").out)["flushed"] >= 1
+
     attach = ("rpc", "call", addresses["file_server"], "CallBackChannel/Attach", "-H")
     ended = afsctl(*attach, f"afs-host-uuid={uuid.uuid4()}", '{"hello": {}}', "--max-answers", "1")
     assert "channel_lease_s" in json.loads(ended.out)["init_callback_state"]

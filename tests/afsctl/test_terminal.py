@@ -10,6 +10,8 @@ import pytest
 from afs.v1 import fssync_pb2, vol_server_pb2
 from afsctl.progress import metered
 from tests.afsctl.conftest import Afsctl, FakeCell
+from tests.afsctl.fake_services import site_at
+from tests.afsctl.fake_vol_server import SENT
 from tests.afsctl.terminal import run_on_terminal
 
 # The longest that a name of a volume may be.
@@ -30,6 +32,38 @@ def test_tables_fit(fake_cell: FakeCell, command: str) -> None:
     assert screen.status == 0, screen.raw
     assert max(map(len, screen.lines)) <= 80
     assert "…" not in screen.raw
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["vos listvol", "vos partinfo", "vos status", "vos release home.kim", "fs whereis /home.kim"],
+)
+def test_tables_of_several_servers_fit(two_servers: FakeCell, command: str) -> None:
+    """Nor with the column that tells the servers apart, nor with long addresses of sites."""
+    two_servers.second.detail.name = LONG_NAME
+    two_servers.second.detail.state = fssync_pb2.VOLUME_STATE_CHECKED_OUT
+    two_servers.second.transactions.append(
+        vol_server_pb2.TransactionInfo(
+            transaction_id=1, volume_id=2, operation="release", step="bringing the new state"
+        )
+    )
+    two_servers.vol_server.outcomes = [
+        vol_server_pb2.SiteOutcome(
+            site=site_at("server-one.example.org:7000", "vicepa"), released=True, sent=SENT
+        )
+    ]
+    screen = run_on_terminal(command.split())
+    assert screen.status == 0, screen.raw
+    assert max(map(len, screen.lines)) <= 80
+    assert "…" not in screen.raw
+
+
+def test_move_is_a_bar_that_goes_away(two_servers: FakeCell) -> None:
+    """The bar shows the step and its unit; what stays is the volume at its new place."""
+    screen = run_on_terminal(["vos", "move", "home.kim", "--to-server", two_servers.second_address])
+    assert screen.status == 0, screen.raw
+    assert "1.0 KiB of 2.0 KiB" in screen.raw
+    assert screen.raw.rindex("\x1b[2K") < screen.raw.index("STATE")
 
 
 def test_state_stands_out(fake_cell: FakeCell) -> None:

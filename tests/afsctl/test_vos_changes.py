@@ -35,6 +35,14 @@ def test_release_lists_sites(fake_cell: FakeCell, afsctl: Afsctl) -> None:
     assert record["not_told"] == []
 
 
+def test_release_of_what_is_released(fake_cell: FakeCell, afsctl: Afsctl) -> None:
+    """People are told that there was nothing to do."""
+    fake_cell.vol_server.outcomes = [outcome("a:7000")]
+    fake_cell.vol_server.outcomes[0].ClearField("sent")
+    ended = afsctl("vos", "release", "home.kim")
+    assert ended.out.splitlines()[-1] == "The sites show it already: nothing was sent."
+
+
 def test_release_that_fails_at_a_site(fake_cell: FakeCell, afsctl: Afsctl) -> None:
     """The site and the reason are named, and exit status 1 tells scripts."""
     fake_cell.vol_server.outcomes = [outcome("a:7000"), outcome("b:7000", "disk full")]
@@ -55,7 +63,7 @@ def test_release_waits_and_lists_who_is_not_told(fake_cell: FakeCell, afsctl: Af
     fake_cell.vol_server.not_told = [[waiting]]
     ended = afsctl("vos", "release", "home.kim", "--wait")
     assert fake_cell.vol_server.requests[-1].wait
-    assert ended.err == "waiting for clients: 1 clients left\n"
+    assert ended.err == "waiting for clients: 1 left\n"
     assert ended.out.splitlines()[-1].split() == ["8a", "127.0.0.1:5", "4.0", "s"]
     fake_cell.vol_server.not_told = [[waiting], []]
     ended = afsctl("vos", "release", "home.kim", "--wait", "--json")
