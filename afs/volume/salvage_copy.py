@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -39,6 +38,8 @@ _ROWS_GATHERED: Final = 1000
 _ENOUGH_TO_COMPARE: Final = 32
 # Damaged rows kept to be mended: more are beyond that.
 _DAMAGED_ROWS_MAX: Final = 20_000
+# Data longer than this are not kept with them.
+_LONG_BYTES: Final = 1024
 _KEYS: Final = {
     "header": ("id",),
     "vnodes": ("vnode",),
@@ -100,8 +101,7 @@ def copy_database(original: Path, copy: Path, findings: Findings) -> Copied:
         _back_up(original, copy)
         with afs_errors(), contextlib.closing(sqlite_schema.connect(copy)) as connection:
             connection.text_factory = _text
-            copied = Copied(list(_damaged_rows(connection)))
-            _remove(connection, copied.damaged)
+            copied = _take_out_damaged(connection)
     except AfsError as error:
         # VIO: SQLite gives up at a sector that the disk cannot read.
         if error.code not in (AfsCode.EIO, AfsCode.VSALVAGE, AfsCode.VIO):
@@ -170,26 +170,45 @@ def is_whole(table: str, row: tuple[Any, ...]) -> bool:
         return False
 
 
-def _damaged_rows(connection: sqlite3.Connection) -> Iterator[DamagedRow]:
+def _take_out_damaged(connection: sqlite3.Connection) -> Copied:
+    """Removes the rows whose checksum is wrong, and hands them on."""
+    copied = Copied()
+    connection.execute("BEGIN")
     for table in TABLES:
+        keys: list[tuple[Any, ...]] = []
         for row in connection.execute(f"SELECT * FROM {table}"):
             if not is_whole(table, row):
-                yield DamagedRow(table, row)
-
-
-def _remove(connection: sqlite3.Connection, damaged: list[DamagedRow]) -> None:
-    connection.execute("BEGIN")
-    for row in damaged:
-        keys = _KEYS[row.table]
-        # A name that is not UTF-8 is passed as its bytes.
-        terms = [f"{key} = CAST(? AS TEXT)" if key == "name" else f"{key} = ?" for key in keys]
-        values = [
-            value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
-            for value in row.values[: len(keys)]
-        ]
-        connection.execute(f"DELETE FROM {row.table} WHERE {' AND '.join(terms)}", values)
+                keys.append(row[: len(_KEYS[table])])
+                _keep(copied, DamagedRow(table, row))
+        _remove(connection, table, keys)
     connection.execute("COMMIT")
-    del damaged[_DAMAGED_ROWS_MAX:]
+    return copied
+
+
+def _keep(copied: Copied, row: DamagedRow) -> None:
+    """Keeps a damaged row to be mended, if there is room; long data cannot be mended."""
+    if len(copied.damaged) >= _DAMAGED_ROWS_MAX:
+        # Not even that it was there will be known.
+        copied.holes_are_known &= row.table != "chunks"
+        return
+    if row.table == "inline_data" and len(row.values[1] or b"") > _LONG_BYTES:
+        row.values = (row.values[0], b"", row.values[2])
+    copied.damaged.append(row)
+
+
+def _remove(connection: sqlite3.Connection, table: str, keys: list[tuple[Any, ...]]) -> None:
+    # A name that is not UTF-8 is passed as its bytes.
+    terms = [f"{key} = CAST(? AS TEXT)" if key == "name" else f"{key} = ?" for key in _KEYS[table]]
+    connection.executemany(
+        f"DELETE FROM {table} WHERE {' AND '.join(terms)}",
+        (
+            [
+                value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+                for value in key
+            ]
+            for key in keys
+        ),
+    )
 
 
 # --- a database made anew -------------------------------------------------------------------------
@@ -206,7 +225,7 @@ def _rebuild(original: Path, connection: sqlite3.Connection) -> Copied:
             _insert(connection, part, copied)
     indexed, chunks = "SELECT vnode, position FROM indexed", "SELECT vnode, position FROM chunks"
     missing = connection.execute(f"{indexed} EXCEPT {chunks}").fetchall()
-    copied.holes_are_known = pages.damaged_pages < 2 and not pages.truncated
+    copied.holes_are_known &= pages.damaged_pages < 2 and not pages.truncated
     if pages.doubtful_pages and missing:
         # Were they of the table and of its index, each would lack rows that the other has.
         unindexed = connection.execute(f"{chunks} EXCEPT {indexed} LIMIT 1").fetchone()
@@ -235,8 +254,8 @@ def _insert(connection: sqlite3.Connection, part: list[RawRow], copied: Copied) 
             continue
         if is_whole(table, values):
             new.setdefault(table, []).append(values)
-        elif len(copied.damaged) < _DAMAGED_ROWS_MAX:
-            copied.damaged.append(DamagedRow(table, values))
+        else:
+            _keep(copied, DamagedRow(table, values))
     for table, values_of_all in new.items():
         marks = ", ".join("?" * len(values_of_all[0]))
         connection.executemany(

@@ -12,7 +12,7 @@ import pytest
 
 from afs.errors import AfsError
 from afs.types import root_fid
-from afs.v1 import file_server_pb2, file_server_pb2_grpc, fssync_pb2
+from afs.v1 import file_server_pb2, file_server_pb2_grpc, fssync_pb2, vol_server_pb2
 from afs.wire import fid_to_wire
 from tests.volserverd.processes import PATIENCE_S, Daemons, daemons
 from tests.volserverd.running import VolServerCalls
@@ -25,6 +25,9 @@ OPERATIONS: dict[str, Act] = {
     "delete": lambda vos, name, _: vos.delete(name),
     "restore": lambda vos, name, dump: vos.restore(dump, name, overwrite=True),
     "dump": lambda vos, name, _: vos.dump(name),
+    "salvage": lambda vos, name, _: vos.stream(
+        vos.stub.Salvage, vol_server_pb2.SalvageRequest(volume=name)
+    ),
     "create": lambda vos, name, _: vos.create(f"{name}-new"),
     "restore-new": lambda vos, name, dump: vos.restore(dump, f"{name}-new"),
 }
@@ -113,7 +116,7 @@ async def test_a_volserver_killed_at_any_step_is_cleared_up_after(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["backup", "delete", "restore", "dump"])
+@pytest.mark.parametrize("name", ["backup", "delete", "restore", "dump", "salvage"])
 async def test_a_fileserver_killed_at_any_step_gets_everything_back(
     tmp_path: Path, name: str
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from afs.errors import AfsCode, AfsError
 from afs.types import Fid, VnodeType, VolumeType, root_fid
+from afs.volume import salvage_copy
 from afs.volume.check_finding import FINDINGS_TOLD_MAX, Finding, FindingKind
 from afs.volume.partition import Partition
 from afs.volume.salvage import SalvageReport, salvage_volume
@@ -561,3 +562,19 @@ def test_nothing_of_the_copy_remains(partition: Partition, tree: Tree) -> None:
         f"{VOLUME_ID}.lock",
         f"{VOLUME_ID}.seal",
     }
+
+
+def test_of_more_damaged_rows_than_can_be_kept_none_becomes_a_hole(
+    partition: Partition, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are beyond counting still were there: no position of theirs reads as zeroes."""
+    monkeypatch.setattr(salvage_copy, "_DAMAGED_ROWS_MAX", 1)
+    with tree.plant() as plant:
+        plant.sql("UPDATE chunks SET size = size - 3, checksum = randomblob(8)")
+    salvage_volume(partition, VOLUME_ID)
+    volume = reopened(partition)
+    with volume.snapshot(tree.big) as snapshot:
+        for position in range(3):
+            with pytest.raises(AfsError, match="EIO"):
+                snapshot.read(position * MIB, 1)
+    volume.close()
