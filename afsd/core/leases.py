@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 Where = TypeVar("Where")
-_NOBODY: Final[Mapping[str, float]] = MappingProxyType({})
+_NOBODY: Final[Mapping[str, float]] = {}
 
 
 class Leases(Generic[Where]):
