@@ -17,7 +17,7 @@ from volserverd.core.step import Role, Step, StepKind
 from volserverd.deeds.work_state import Deeds
 from volserverd.operations import Operation
 from volserverd.site_release import CloneSite, SiteRelease, TransferSite
-from volserverd.vldb.entry import Entry, kept_read_only_id
+from volserverd.vldb.entry import Entry, Site, kept_read_only_id
 from volserverd.volume_work import VolumeWork
 from volserverd.work_order import VolumeServices, WorkOrder
 
@@ -147,12 +147,19 @@ class ReleaseWork(VolumeWork):
         """The entry sends clients to the sites that show it."""
         shown = {site.site for site in self.sites if site.shows == self.mark}
 
+        def noted(site: Site) -> Site:
+            if site in shown:
+                return replace(site, release=self.mark.change_counter)
+            # Of a volume that has begun to count anew (its header was lost, and salvaged).
+            is_ahead = site.release > self.mark.change_counter
+            return replace(site, release=0) if is_ahead else site
+
         def change(entry: Entry) -> Entry:
-            sites = tuple(
-                replace(site, release=self.mark.change_counter) if site in shown else site
-                for site in entry.sites
+            return replace(
+                entry,
+                sites=tuple(noted(site) for site in entry.sites),
+                read_only_id=kept_read_only_id(entry.read_write_id),
             )
-            return replace(entry, sites=sites, read_only_id=kept_read_only_id(entry.read_write_id))
 
         await self._change_entry(change)
 

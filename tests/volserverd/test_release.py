@@ -14,7 +14,7 @@ import pytest
 from afs.errors import AfsCode
 from afs.limits import KIB, MIB
 from afs.types import BreakReason, Fid, root_fid
-from afs.v1 import file_server_pb2, fssync_pb2, types_pb2
+from afs.v1 import file_server_pb2, fssync_pb2, types_pb2, volume_location_pb2
 from afs.v1 import vol_server_pb2 as pb
 from afs.wire import fid_from_wire, fid_to_wire
 from tests.afsd.running import Client, RunningFileServer, fileserver
@@ -236,6 +236,22 @@ async def test_a_site_that_fails_is_told_of_and_repaired_by_the_next_release(
     assert [site.sent.bytes > 0 for site in messages[-1].sites] == [False, True, False]
     assert await cell.releases() == [new] * 3
     assert set(await cell.seen(dead)) == {"one", "two"}
+
+
+async def test_a_number_from_another_life_sends_nobody_to_old_data(cell: Servers) -> None:
+    """A volume that counts anew after a salvage: a site that fails does not look like the newest."""
+    await cell.write({"one": b"1"})
+    await release(cell.vos)
+    entry = await cell.vos.entry()
+    for site in entry.sites[1:]:
+        site.release = 10**6
+    request = volume_location_pb2.ReplaceEntryRequest(entry=entry)
+    await cell.vos.call(cell.vos.location_stub.ReplaceEntry, request)
+    await cell.servers[1].stop()
+    messages = await release(cell.vos)
+    assert outcomes(messages) == [True, False, True]
+    new = messages[-1].volume.change_counter
+    assert await cell.releases() == [new, 0, new]
 
 
 async def test_without_any_site_in_reach_the_release_fails(cell: Servers) -> None:
