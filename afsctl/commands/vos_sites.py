@@ -140,7 +140,7 @@ def _print_outcome(outcome: vol_server_pb2.ReleaseResponse) -> None:
         for one in sorted(outcome.sites, key=lambda one: _place(one.site))
     ]
     print_listing(columns, records, as_json=False, empty="The volume has no read-only sites.")
-    if outcome.sites and all(one.released and not one.sent.bytes for one in outcome.sites):
+    if outcome.sites and all(one.released and not one.sent.total_s for one in outcome.sites):
         print("The sites show it already: nothing was sent.")
     if outcome.not_told:
         print()

@@ -239,7 +239,7 @@ async def test_a_site_that_fails_is_told_of_and_repaired_by_the_next_release(
 
 
 async def test_a_number_from_another_life_sends_nobody_to_old_data(cell: Servers) -> None:
-    """A volume that counts anew after a salvage: a site that fails does not look like the newest."""
+    """A volume that counts anew after a salvage: a site that fails does not look newest."""
     await cell.write({"one": b"1"})
     await release(cell.vos)
     entry = await cell.vos.entry()
