@@ -132,6 +132,17 @@ class Checkouts:
         check(answer, checkout.volume_id)
         return answer.volume
 
+    async def break_promises(self, volume_id: int) -> None:
+        """Has the fileserver break the promises on a volume; errors as `take`.
+
+        Nobody gets a new one while we have it.
+        """
+        checkout = self._held[volume_id]
+        answer = await self._fssync.command(
+            fssync_pb2.FSYNC_VOL_BREAKCBKS, volume_id, checkout.partition
+        )
+        check(answer, volume_id)
+
     def leave_off(self, volume_id: int, *, left_off: bool) -> None:
         """Says how a held volume goes back: off-line, or into service."""
         self._held[volume_id].left_off = left_off

@@ -9,9 +9,9 @@ Theory of operation (the model is Linux `fs/afs/rotate.c`)
     3. What concerns the site alone (it is unreachable, or damaged) sends the operation to the next
        one at once. One that is busy is asked again BUSY_WAITS times first: a release takes it for
        milliseconds, and going elsewhere costs the promises held.
-    4. When all have been tried, and one of them was unreachable, the location is looked up as well:
-       the volume may have been brought to life elsewhere. Then comes a new round, after a wait that
-       doubles.
+    4. When all have been tried, and one of them was unreachable or still busy, the location is
+       looked up as well: the volume may have been brought to life elsewhere (a move whose volserver
+       died leaves it taken where it was). Then comes a new round, after a wait that doubles.
     5. It ends when patience does: VNOVOL alone is believed after NO_VOLUME_PATIENCE_S (a volume
        that is just being put in place is there soon), what passes by itself after RETRY_TOTAL_S,
        anything else at once.
@@ -35,7 +35,7 @@ BUSY_WAITS: Final = 3
 OF_ONE_SITE: Final = frozenset({AfsCode.VSALVAGE, AfsCode.VNOSERVICE, AfsCode.EIO})
 RECOVERABLE: Final = PASSING | OUTDATED | OF_ONE_SITE
 
-_LEADS_TO_LOOK_UP: Final = OUTDATED | {AfsCode.RX_CALL_DEAD}
+_LEADS_TO_LOOK_UP: Final = OUTDATED | {AfsCode.RX_CALL_DEAD, AfsCode.VBUSY}
 _PASSES: Final = PASSING | {AfsCode.VMOVED}
 
 

@@ -122,6 +122,35 @@ async def test_whoever_is_killed_at_whatever_boundary_one_whole_copy_is_left(
             await check(cell, volumes, read)
 
 
+async def test_no_promise_outlives_the_switch_though_nobody_tells_that_the_volume_moved(
+    tmp_path: Path,
+) -> None:
+    """T21: a source volserver that dies right after the switch leaves no client with old data.
+
+    Its fileserver lives and renews leases, and the target serves as soon as the entry says so.
+    """
+    async with two_servers(tmp_path) as cell, client(tmp_path, cell.location) as read:
+        contents = await make(cell, "moved")
+        assert await read("/moved/small") == contents.files["small"]
+        cell.boundaries.hold("moved", "after ReplaceEntry")
+        moving = asyncio.create_task(attempt(move, cell, "moved"))
+        await cell.boundaries.until_held({"moved"}, set)
+        one, two = cell.servers
+        await one.volserverd.kill()
+        cell.boundaries.let_go()
+        await asyncio.wait([moving])
+        changed = b"changed" + contents.files["small"]
+        async with ServedFiles(two.file_server, contents.volume_id) as served:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    # Until the target has put its half into service.
+                    with suppress(AfsError, grpc.aio.AioRpcError):
+                        await served.write("small", changed)
+                        break
+                    await asyncio.sleep(0.05)
+        assert await read("/moved/small") == changed
+
+
 async def interrupt(cell: TwoServers, act: Act, volumes: dict[str, Contents], victim: str) -> None:
     """Starts the operations, kills the victim when all stand where they are to, starts it again."""
     tasks = {key: asyncio.create_task(attempt(act, cell, key)) for key in volumes}

@@ -5,7 +5,9 @@ Why these orders
            the volume is in service but for short moments, and the target has nothing in its place.
            The mark `in_transit` comes before the last round: from then on no crash can put the
            source into service while the target has newer contents. The switch is the point of no
-           return, and after a crash the entry says whether it was reached. Clients are told last,
+           return, and after a crash the entry says whether it was reached. Promises on the source
+           are broken before it: from the switch on the target may serve, though we die, and its
+           fileserver knows nobody who holds them. That the volume has moved, clients are told last,
            when there is a place to send them to.
     copy   The same with a new entry that names no site until the copy is in its place: so what
            became of a copy that was cut short is told in the same way.
@@ -43,6 +45,7 @@ def move_steps(*, has_backup: bool) -> list[Step]:
         step(StepKind.MARK_IN_TRANSIT),
         step(StepKind.SEND_LAST_ROUND, interruptible=True),
         step(StepKind.PUT_IN_PLACE_THERE),
+        step(StepKind.BREAK_PROMISES),
         step(StepKind.SWITCH_SITE, no_return=True),
         step(StepKind.PUT_ON_THERE),
         step(StepKind.TELL_MOVED),

@@ -63,6 +63,7 @@ class StepKind(Enum):
     UNMARK = "taking the mark back"
     SEND_LAST_ROUND = "sending the last changes"
     PUT_IN_PLACE_THERE = "putting the volume in place at the target"
+    BREAK_PROMISES = "breaking the promises on the volume"
     # The point of no return of moves and copies.
     SWITCH_SITE = "switching the site in the location entry"
     PUT_ON_THERE = "putting the volume into service at the target"

@@ -89,6 +89,7 @@ class MoveDeeds(EntryDeeds, FileserverDeeds, CloneDeeds):
             StepKind.UNMARK: self._unmark,
             StepKind.SEND_LAST_ROUND: self._send_last_round,
             StepKind.PUT_IN_PLACE_THERE: self._put_in_place_there,
+            StepKind.BREAK_PROMISES: self._break_promises,
             StepKind.SWITCH_SITE: self._switch_site,
             StepKind.PUT_ON_THERE: self._put_on_there,
             StepKind.TELL_MOVED: self._tell_moved,
@@ -258,6 +259,14 @@ class MoveDeeds(EntryDeeds, FileserverDeeds, CloneDeeds):
             in_transit=True, deadline_s=_EXCLUSIVE_DEADLINE_S
         )
         self.incarnation_there = in_place.incarnation
+
+    async def _break_promises(self, role: Role) -> None:
+        """No promise on the source outlives the switch, whoever dies after it.
+
+        Not needed within a server: there the promises are on the volume, wherever it lies.
+        """
+        if not self._is_local:
+            await self._services.checkouts.break_promises(self.ids[role])
 
     # --- the point of no return -------------------------------------------------------------------
 

@@ -100,13 +100,27 @@ def test_busy_site_is_waited_for_before_another_is_tried() -> None:
     journey.fails("a", AfsCode.VBUSY)
     assert journey.next() == Try("b")
     journey.fails("b", AfsCode.VBUSY)
+    assert journey.next() == LOOK_UP
     step = journey.next()
     assert isinstance(step, Try)
     assert step.address == "a"
 
 
+def test_volume_that_stays_busy_is_looked_for_elsewhere() -> None:
+    """A move whose volserver died after the switch leaves it taken where it was."""
+    journey = Journey("a")
+    for _ in range(BUSY_WAITS):
+        journey.fails("a", AfsCode.VBUSY)
+        assert isinstance(journey.next(), Try)
+    journey.fails("a", AfsCode.VBUSY)
+    assert journey.next() == LOOK_UP
+    journey.sites = ["b"]
+    assert isinstance(step := journey.next(), Try)
+    assert step.address == "b"
+
+
 def test_busy_volume_is_waited_for_as_long_as_patience_lasts() -> None:
-    """Of one site, without any look-up."""
+    """Of one site."""
     journey = Journey("a")
     journey.until_given_up(AfsCode.VBUSY)
     assert RETRY_TOTAL_S - 2 <= journey.now - NOW <= RETRY_TOTAL_S
@@ -117,6 +131,7 @@ def test_impatient_busy_site() -> None:
     journey = Journey("a")
     journey.now += RETRY_TOTAL_S
     journey.fails("a", AfsCode.VBUSY)
+    assert journey.next() == LOOK_UP
     assert isinstance(journey.next(), GiveUp)
 
 
