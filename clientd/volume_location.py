@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -48,6 +48,9 @@ LIST_LIMIT: Final = 1000
 _NOT_THERE: Final = frozenset({AfsCode.VNOVOL, AfsCode.ENOENT})
 
 _log = structlog.get_logger(__name__)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 class VolumeGoneError(AfsError):
@@ -212,12 +215,7 @@ class VolumeLocation:
         while True:
             self._journal.count("location_calls")
             request = volume_location_pb2.ListEntriesRequest(after=after, limit=LIST_LIMIT)
-            try:
-                response = await self._stub.ListEntries(
-                    request, timeout=LOOK_UP_TIMEOUT_S, wait_for_ready=True
-                )
-            except grpc.aio.AioRpcError as error:
-                raise self._error(error) from None
+            response = await self._ask(self._stub.ListEntries, request, LOOK_UP_TIMEOUT_S)
             volumes += [
                 (entry.name, entry.read_write_id)
                 for entry in response.entries
@@ -313,11 +311,10 @@ class VolumeLocation:
             else volume_location_pb2.GetEntryRequest(volume_id=key)
         )
         try:
-            response = await self._stub.GetEntry(request, timeout=timeout_s, wait_for_ready=True)
-        except grpc.aio.AioRpcError as rpc_error:
-            error = self._error(rpc_error)
+            response = await self._ask(self._stub.GetEntry, request, timeout_s)
+        except AfsError as error:
             if error.code not in _NOT_THERE:
-                raise error from None
+                raise
             self._gone(key)
             kind = AfsError if isinstance(key, str) else VolumeGoneError
             raise kind(AfsCode.VNOVOL, f"there is no volume {key!r}") from None
@@ -350,6 +347,23 @@ class VolumeLocation:
         else:
             self._known.pop(key, None)
 
-    def _error(self, rpc_error: grpc.aio.AioRpcError) -> AfsError:
-        error = afs_error_from_rpc(rpc_error)
-        return AfsError(error.code, f"VolumeLocation at {self._address}: {error.detail}")
+    async def _ask(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout_s: float,
+    ) -> Response:
+        """What the service answers; asked again once if the connection turns out to be dead.
+
+        That of a machine whose address has changed is, and only a call finds out.
+        """
+        for attempts_left in (1, 0):
+            try:
+                return await method(request, timeout=timeout_s, wait_for_ready=True)
+            except grpc.aio.AioRpcError as rpc_error:
+                if rpc_error.code() is grpc.StatusCode.UNAVAILABLE and attempts_left:
+                    continue
+                error = afs_error_from_rpc(rpc_error)
+                text = f"VolumeLocation at {self._address}: {error.detail}"
+                raise AfsError(error.code, text) from None
+        raise AssertionError("the last attempt returns or raises")

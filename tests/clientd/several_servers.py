@@ -14,6 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from afs.errors import AfsCode, AfsError
 from afs.mount_points import MOUNT_POINT_MODE
 from afs.runtime.server import DaemonServer
@@ -42,6 +44,7 @@ class FakeLocation(_VolumeLocation):  # type: ignore[misc]
         entries: by name.
         asked: GetEntry calls.
         answers: whether it answers at all.
+        answers_lost: of so many calls from now on the connection is lost.
     """
 
     def __init__(self) -> None:
@@ -49,6 +52,7 @@ class FakeLocation(_VolumeLocation):  # type: ignore[misc]
         self.entries: dict[str, vol_server_pb2.VolumeEntry] = {}
         self.asked = 0
         self.answers = True
+        self.answers_lost = 0
         self._server: DaemonServer | None = None
 
     async def start(self) -> FakeLocation:
@@ -70,6 +74,9 @@ class FakeLocation(_VolumeLocation):  # type: ignore[misc]
 
     async def GetEntry(self, request: Any, context: Any) -> Any:
         self.asked += 1
+        if self.answers_lost:
+            self.answers_lost -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Stream removed")
         if not self.answers:
             raise AfsError(AfsCode.VRESTARTING, "not now")
         for entry in self.entries.values():

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from afs.errors import AfsCode, AfsError
+from afs.v1 import types_pb2, vol_server_pb2
 from clientd.journal import Journal
 from clientd.volume_location import LOCATION_LIFETIME_S, VolumeLocation
 from tests.clientd.fake_fileserver import VOLUME, FakeFileServer
+from tests.clientd.several_servers import FakeLocation
 from tests.fakes import FakeClock
 
 
@@ -102,3 +104,25 @@ async def test_other_errors_are_told_with_the_service(
     with pytest.raises(AfsError, match=server.address) as caught:
         await located.location.find("home")
     assert caught.value.code is AfsCode.VSALVAGE
+
+
+async def test_dead_connection_is_asked_over_once() -> None:
+    """Only a call finds out that a connection is dead; that call is made again, no further one."""
+    service = await FakeLocation().start()
+    service.entries["home"] = vol_server_pb2.VolumeEntry(
+        name="home",
+        read_write_id=VOLUME,
+        sites=[vol_server_pb2.Site(file_server="f:7000", type=types_pb2.VOLUME_TYPE_READ_WRITE)],
+    )
+    located = Located(service.address)
+    try:
+        service.answers_lost = 1
+        assert (await located.location.find("home")).volume_id == VOLUME
+        service.answers_lost = 2
+        with pytest.raises(AfsError) as caught:
+            await located.location.find("other")
+        assert service.answers_lost == 0
+        assert service.address in caught.value.detail
+    finally:
+        await located.location.close()
+        await service.stop()
