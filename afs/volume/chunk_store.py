@@ -29,7 +29,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +51,9 @@ _SYNCS_OUTSTANDING_MAX: Final = 16
 # Chunks of one writer that are synced one by one. With more, the whole file system is synced twice
 # (data, then names): 256 MiB otherwise cost 256 fsyncs of files and some 160 of folders.
 _SYNCED_SINGLY: Final = 32
+# Of these, chunks of one writer that are being written: copying into the page cache is most of the
+# work, and two cores do twice as much of it. Each holds up to 1 MiB.
+_WRITES_OUTSTANDING_MAX: Final = 4
 # New data is refused while less than this is free, so that what frees space (a removal) still finds
 # room to commit; on small partitions a share of the size instead.
 _RESERVE_BYTES: Final = 8 * MIB
@@ -223,10 +226,18 @@ class ChunkStaging:
         self._unlinked: list[bytes] = []
         # Written and not synced one by one: for the sync of the whole file system.
         self._written: dict[bytes, None] = {}
+        self._writing: deque[Future[None]] = deque()
         self._file_system: FileSystemSync | None = None
 
     def put(self, data: bytes, digest: bytes) -> None:
         """Writes a chunk and starts to sync it; a no-op for one that this staging has.
+
+        Of many, the writing goes on in the background: what goes wrong with one of them is raised
+        by a later call, at the latest by `make_durable`.
+
+        Args:
+            data: its bytes, which nobody changes any more.
+            digest: their hash.
 
         Raises:
             AfsError: VDISKFULL, VIO.
@@ -237,27 +248,18 @@ class ChunkStaging:
         while len(self._unsynced) >= _SYNCS_OUTSTANDING_MAX:
             self._await_first()
         path = self._path(digest)
-        singly = len(self._durable) + len(self._unsynced) < _SYNCED_SINGLY
         try:
-            if not singly and self._file_system is None:
+            if len(self._durable) + len(self._unsynced) < _SYNCED_SINGLY:
+                self._unsynced[digest] = _sync_pool.submit(_sync_and_close, _write(path, data))
+                return
+            if self._file_system is None:
                 self._file_system = FileSystemSync(self._store.staging)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise disk_error(error, "a chunk cannot be staged") from error
-        try:
-            written = os.write(fd, data)
-            while written < len(data):
-                written += os.write(fd, memoryview(data)[written:])
-        except OSError as error:
-            os.close(fd)
-            os.unlink(path)
             raise disk_error(error, "a chunk cannot be written") from error
-        if singly:
-            self._unsynced[digest] = _sync_pool.submit(_sync_and_close, fd)
-        else:
-            start_writeback(fd)
-            os.close(fd)
-            self._written[digest] = None
+        while len(self._writing) >= _WRITES_OUTSTANDING_MAX:
+            self._await_write()
+        self._written[digest] = None
+        self._writing.append(_sync_pool.submit(_write_out, path, data))
 
     def make_durable(self, reused: Iterable[bytes] = ()) -> None:
         """Syncs all chunks and links them to their places; durable on return.
@@ -271,6 +273,8 @@ class ChunkStaging:
         """
         while self._unsynced:
             self._await_first()
+        while self._writing:
+            self._await_write()
         if self._file_system is not None:
             try:
                 self._file_system.sync()
@@ -297,6 +301,9 @@ class ChunkStaging:
 
     def let_go(self) -> None:
         """Drops the names in `staging`."""
+        while self._writing:
+            with contextlib.suppress(OSError):
+                self._writing.popleft().result()
         for digest in [*self._durable, *self._unsynced, *self._written]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(digest))
@@ -322,6 +329,12 @@ class ChunkStaging:
 
     def _path(self, digest: bytes) -> Path:
         return self._store.staging / (self._prefix + digest.hex())
+
+    def _await_write(self) -> None:
+        try:
+            self._writing.popleft().result()
+        except OSError as error:
+            raise disk_error(error, "a chunk cannot be written") from error
 
     def _await_first(self) -> None:
         digest, future = next(iter(self._unsynced.items()))
@@ -364,6 +377,26 @@ def disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, "the partition cannot be used") from error
+
+
+def _write(path: Path, data: bytes) -> int:
+    """Writes a new file; its descriptor, open. Whatever could not be written whole is gone."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        written = os.write(fd, data)
+        while written < len(data):
+            written += os.write(fd, memoryview(data)[written:])
+    except OSError:
+        os.close(fd)
+        os.unlink(path)
+        raise
+    return fd
+
+
+def _write_out(path: Path, data: bytes) -> None:
+    fd = _write(path, data)
+    start_writeback(fd)
+    os.close(fd)
 
 
 def _sync_and_close(fd: int) -> None:
