@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cell sim mutants test cluster-test check check-format check-lint check-types check-imports check-proto \
+.PHONY: help setup demo cell sim mutants test check check-format check-lint check-types check-imports check-proto \
 	check-breaking check-generated bench proto format lock release-protocol clean
 
 help: ## this list
@@ -47,10 +47,6 @@ test: $(STAMP) ## all tests that need no container engine, with branch coverage;
 	$(BIN)/python -m pytest tests/sim
 	@echo "branch coverage of the cores:"
 	$(BIN)/python -m coverage report --include='*/core/*' --fail-under=100
-
-cluster-test: $(STAMP) ## the container cluster, broken on purpose; installs an engine where there is none (root)
-	tools/engine up
-	$(BIN)/python -m pytest -m cluster tests/cluster; status=$$?; tools/engine down; exit $$status
 
 check: check-format check-lint check-types check-imports check-proto check-breaking \
 	check-generated ## format, lint, types, import contracts, protocol, generated code
