@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -23,6 +24,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 # Configuration from the environment of whoever runs the tests must not reach what they test.
 for _name in [name for name in os.environ if name.startswith("AFS_")]:
     del os.environ[_name]
+
+# A shell without job control has what it starts in the background ignore Ctrl-C; programs that the
+# tests start and interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _OURS = [
     name for name in ("afs", "afsd", "volserverd", "clientd") if importlib.util.find_spec(name)
