@@ -1,9 +1,11 @@
 """What we compare with: a gRPC server that does nothing but gRPC.
 
-`python -m bench.bare_server FILE` prints its port and serves until it is stopped. `Empty` answers
-an empty message; `Download` streams as many pieces as the request says; `Upload` writes what
-arrives to FILE, in a thread, and answers when that is on disk. `Listen` streams whatever `Push` is
-called with, to everybody who listens, until they hang up.
+`python -m bench.bare_server DIRECTORY` prints its port and serves until it is stopped. `Empty`
+answers an empty message; `Download` streams as many pieces as the request says; `Upload` writes
+what arrives to a new file in DIRECTORY, in a thread, and answers when that is on disk: a new one,
+because what we compare writes new files too, and a file that is written over finds its pages in
+memory. `Listen` streams whatever `Push` is called with, to everybody who listens, until they hang
+up.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
@@ -33,9 +37,12 @@ async def _download(request: bytes, _context: Any) -> AsyncIterator[bytes]:
         yield piece
 
 
-def _uploader(path: str) -> Any:
+def _uploader(directory: Path) -> Any:
+    numbers = count()
+
     async def upload(requests: AsyncIterator[bytes], _context: Any) -> bytes:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        path = directory / f"upload.{next(numbers)}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             async for piece in requests:
                 await asyncio.to_thread(os.write, descriptor, piece)
@@ -71,7 +78,7 @@ class FanOut:
         return b""
 
 
-async def serve(path: str) -> None:
+async def serve(directory: Path) -> None:
     """Serves on a free port of 127.0.0.1, which it prints."""
     server = grpc.aio.server(
         options=[
@@ -86,7 +93,7 @@ async def serve(path: str) -> None:
     handlers: dict[str, Any] = {
         "Empty": grpc.unary_unary_rpc_method_handler(_empty),
         "Download": grpc.unary_stream_rpc_method_handler(_download),
-        "Upload": grpc.stream_unary_rpc_method_handler(_uploader(path)),
+        "Upload": grpc.stream_unary_rpc_method_handler(_uploader(directory)),
         "Listen": grpc.unary_stream_rpc_method_handler(fan_out.listen),
         "Push": grpc.unary_unary_rpc_method_handler(fan_out.push),
     }
@@ -99,4 +106,4 @@ async def serve(path: str) -> None:
 
 if __name__ == "__main__":
     tune_malloc()
-    uvloop.run(serve(sys.argv[1]))
+    uvloop.run(serve(Path(sys.argv[1])))

@@ -111,7 +111,7 @@ async def run() -> Report:
             samples["bw"],
             "MB/s",
             at_least=0.4,
-            note="compared to a bare stream that the receiver writes to one file and fsyncs",
+            note="compared to a bare stream that the receiver writes to a new file and fsyncs",
         )
     )
     report.add(

@@ -110,7 +110,7 @@ async def run() -> Report:
             "MB/s",
             at_least=0.5,
             note="the whole call; compared to a bare gRPC stream of 1 GiB in pieces of"
-            f" {DATA_PIECE_BYTES // 1024} KiB, written to one file and fsynced",
+            f" {DATA_PIECE_BYTES // 1024} KiB, written to a new file and fsynced",
         )
     )
     for what, samples, note in (

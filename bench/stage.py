@@ -57,9 +57,9 @@ def _scratch() -> Path:
 def bare_server() -> Iterator[tuple[str, int]]:
     """The server we compare with; its address and process id."""
     with (
-        tempfile.NamedTemporaryFile(prefix="bench-", dir=_scratch()) as file,
+        tempfile.TemporaryDirectory(prefix="bench-", dir=_scratch()) as directory,
         subprocess.Popen(
-            [sys.executable, "-m", "bench.bare_server", file.name],
+            [sys.executable, "-m", "bench.bare_server", directory],
             stdout=subprocess.PIPE,
             text=True,
         ) as process,
