@@ -147,7 +147,10 @@ class VolumeHeader:
 
 
 class ChangeMark(NamedTuple):
-    """Names one state of a volume: its incarnation, and its change counter in that state."""
+    """Names one state of a volume: its incarnation, and its change counter in that state.
+
+    A volume with the mark that it had before has not changed (M5b).
+    """
 
     incarnation: str
     change_counter: int

@@ -24,6 +24,7 @@ from afs.limits import DRAIN_S
 from afs.runtime.clock import Clock, SystemClock
 from afs.runtime.interceptors import RequestCounter
 from afs.runtime.server import DaemonServer
+from afs.types import ChangeMark
 from afs.v1 import (
     callback_channel_pb2_grpc,
     file_server_debug_pb2_grpc,
@@ -42,7 +43,6 @@ from afsd.config import AfsdConfig
 from afsd.core.callback_machine import CallBackMachine
 from afsd.core.policy import POLICIES
 from afsd.core.saved_state import unchanged_volumes
-from afsd.core.volume_state import ChangeMark
 from afsd.epoch import last_epoch, next_epoch
 from afsd.file_server import FileServer
 from afsd.file_server_debug import FileServerDebugServicer

@@ -27,11 +27,11 @@ from blake3 import blake3
 from google.protobuf.message import DecodeError
 
 from afs.runtime.files import fsync_dir, write_durably
+from afs.types import ChangeMark
 from afs.v1 import callback_channel_pb2
 from afs.v1 import callback_state_pb2 as pb
 from afsd.core.hosts import SessionName
 from afsd.core.saved_state import HeldPromises, SavedHost, SavedState
-from afsd.core.volume_state import ChangeMark
 
 FILE: Final = "callbacks.state"
 SET_ASIDE: Final = "callbacks.state.damaged"

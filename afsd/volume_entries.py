@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from afs.errors import AfsCode, AfsError
-from afs.types import VolumeHeader
+from afs.types import ChangeMark, VolumeHeader
 from afs.volume.group_commit import GroupCommit
 from afs.volume.partition import Partition, PartitionUsage
 from afs.volume.volume import Volume
@@ -39,7 +39,7 @@ from afsd.core.volume_copies import (
     record_without_attachment,
 )
 from afsd.core.volume_rules import VolumeState
-from afsd.core.volume_state import ChangeMark, VolumeRecord
+from afsd.core.volume_state import VolumeRecord
 
 _log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from afs.types import ChangeMark
 from afsd.core.hosts import SessionName
-from afsd.core.volume_state import ChangeMark
 
 
 class HeldPromises(NamedTuple):

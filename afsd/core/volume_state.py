@@ -29,10 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from afs.errors import AfsCode
-from afs.types import BreakReason
+from afs.types import BreakReason, ChangeMark
 from afsd.core.volume_rules import (
     DAMAGED,
     GIVEN_BACK_AFTER,
@@ -46,13 +46,6 @@ from afsd.core.volume_rules import (
     Step,
     VolumeState,
 )
-
-
-class ChangeMark(NamedTuple):
-    """What proves that a volume did not change: its incarnation and its change counter."""
-
-    incarnation: str
-    change_counter: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from afs.types import ChangeMark
 from afsd import callback_state
 from afsd.callback_state import FILE, SET_ASIDE, KeptState, UnusableStateError
 from afsd.core.callback_machine import CallBackMachine
 from afsd.core.hosts import SessionName
 from afsd.core.saved_state import HeldPromises, SavedHost, SavedState
 from afsd.core.settings import CallBackSettings
-from afsd.core.volume_state import ChangeMark
 from tests.afsd.core.rig import fid
 from tests.conftest import LogEvents
 

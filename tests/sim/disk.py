@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from afs.types import Fid, Vnode, VnodeType, root_fid
-from afsd.core.volume_state import ChangeMark
+from afs.types import ChangeMark, Fid, Vnode, VnodeType, root_fid
 
 # The version of a vnode that is gone: newer than all it had.
 GONE = 1_000_000_000

@@ -7,6 +7,7 @@ which is how a failure is shrunk.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,7 +96,13 @@ class Plan:
     actions: tuple[Action, ...]
 
 
-def make_plan(seed: int, actions: int = 400, *, leave_out: tuple[str, ...] = ()) -> Plan:
+def make_plan(
+    seed: int,
+    actions: int = 400,
+    *,
+    leave_out: tuple[str, ...] = (),
+    weights: Mapping[str, float] = WEIGHTS,
+) -> Plan:
     """The plan of a seed.
 
     Args:
@@ -103,11 +110,12 @@ def make_plan(seed: int, actions: int = 400, *, leave_out: tuple[str, ...] = ())
         actions: how many.
         leave_out: kinds that there are not, so that a seed which found something before there were
             such actions finds it still.
+        weights: how often each kind of action comes, against the others.
     """
     rng = random.Random(f"plan {seed}")
     lease_s = rng.choice((10.0, 10.0, 10.0, 3.0, 3000.0))
-    weights = {kind: weight for kind, weight in WEIGHTS.items() if kind not in leave_out}
-    kinds = rng.choices(list(weights), list(weights.values()), k=actions)
+    chosen = {kind: weight for kind, weight in weights.items() if kind not in leave_out}
+    kinds = rng.choices(list(chosen), list(chosen.values()), k=actions)
     # Some histories are dense, some leave time for leases to run out.
     gap_s = rng.choice((0.005, 0.02, 0.1, 0.5))
     now = 0.3

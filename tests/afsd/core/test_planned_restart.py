@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 
 from afs.limits import HOST_EXPIRY_S
-from afs.types import whole_volume_fid
+from afs.types import ChangeMark, whole_volume_fid
 from afsd.core.hosts import SessionName
 from afsd.core.instructions import Outcome, SendBreak, SendReset
 from afsd.core.saved_state import unchanged_volumes
 from afsd.core.settings import CallBackSettings
-from afsd.core.volume_state import ChangeMark
 from tests.afsd.core.rig import Rig, fid
 
 

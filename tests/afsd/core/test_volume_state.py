@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afs.errors import AfsCode
-from afs.types import BreakReason
+from afs.types import BreakReason, ChangeMark
 from afs.v1 import fssync_pb2
 from afsd.core.volume_rules import (
     PASSING_COMMANDS,
@@ -24,7 +24,6 @@ from afsd.core.volume_rules import (
     VolumeState,
 )
 from afsd.core.volume_state import (
-    ChangeMark,
     Decision,
     VolumeRecord,
     attach_failed,
