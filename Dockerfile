@@ -5,8 +5,8 @@ FROM ${BASE_IMAGE} AS build
 RUN python3 -m venv /opt/venv /opt/build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
-RUN /opt/build/bin/python -m pip install --no-cache-dir --require-hashes -r requirements-build.lock \
-    && /opt/venv/bin/python -m pip install --no-cache-dir --require-hashes -r requirements.lock
+RUN /opt/build/bin/python -m pip install --no-cache-dir --require-hashes --no-deps -r requirements-build.lock \
+    && /opt/venv/bin/python -m pip install --no-cache-dir --require-hashes --no-deps -r requirements.lock
 COPY pyproject.toml README.md ./
 COPY afs afs
 COPY afsd afsd

@@ -19,7 +19,7 @@ setup: $(STAMP) ## the virtual environment in .venv
 $(STAMP): requirements-dev.lock pyproject.toml
 	@echo "setting up .venv (a minute or two the first time)"
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || { python=$$(tools/find-python) && "$$python" -m venv --clear .venv; }
-	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
