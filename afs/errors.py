@@ -33,7 +33,9 @@ class AfsCode(IntEnum):
     EFBIG = 27
     EROFS = 30
     EMLINK = 31
+    EDEADLK = 35
     ENAMETOOLONG = 36
+    ENOLCK = 37
     ENOTEMPTY = 39
     ELOOP = 40
     # Volume package.
@@ -70,6 +72,7 @@ GRPC_STATUS: Final[dict[AfsCode, grpc.StatusCode]] = {
     AfsCode.RX_CALL_DEAD: grpc.StatusCode.UNAVAILABLE,
     AfsCode.VMOVED: grpc.StatusCode.ABORTED,
     AfsCode.EAGAIN: grpc.StatusCode.ABORTED,
+    AfsCode.EDEADLK: grpc.StatusCode.ABORTED,
     AfsCode.VSALVAGE: grpc.StatusCode.FAILED_PRECONDITION,
     AfsCode.VNOSERVICE: grpc.StatusCode.FAILED_PRECONDITION,
     AfsCode.VONLINE: grpc.StatusCode.FAILED_PRECONDITION,
@@ -80,6 +83,7 @@ GRPC_STATUS: Final[dict[AfsCode, grpc.StatusCode]] = {
     AfsCode.EXDEV: grpc.StatusCode.FAILED_PRECONDITION,
     AfsCode.EMLINK: grpc.StatusCode.FAILED_PRECONDITION,
     AfsCode.ELOOP: grpc.StatusCode.FAILED_PRECONDITION,
+    AfsCode.ENOLCK: grpc.StatusCode.FAILED_PRECONDITION,
     AfsCode.VDISKFULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     AfsCode.VOVERQUOTA: grpc.StatusCode.RESOURCE_EXHAUSTED,
     AfsCode.VLIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,

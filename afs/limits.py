@@ -76,6 +76,24 @@ HELLO_DEADLINE_S: Final = 10.0
 # What a client says of itself; for people.
 MAX_CLIENT_NAME_CHARS: Final = 128
 
+# --- file locks -----------------------------------------------------------------------------------
+
+# A lock ends by itself unless it is extended: a client that went away holds up others no longer.
+# Source: OpenAFS AFS_LOCKWAIT, five minutes.
+LOCK_LIFE_S: Final = 300.0
+# Clients extend three times a life, so that one lost extension costs nothing.
+LOCK_EXTENSIONS_PER_LIFE: Final = 3
+# Locks in all and of one host, about 400 bytes each.
+MAX_LOCKS: Final = 100_000
+MAX_LOCKS_PER_HOST: Final = 20_000
+# A call of SetLock waits at most this long: below every deadline of a call.
+MAX_LOCK_WAIT_S: Final = 20.0
+# A host that comes back within this time after it waited in vain has kept its place.
+LOCK_PLACE_KEPT_S: Final = 2.0
+# Calls of one host that may wait for locks: they must leave room for others on its connection
+# (MAX_CONCURRENT_STREAMS). One more is answered at once.
+MAX_LOCK_WAITS_PER_HOST: Final = 256
+
 # --- requests -------------------------------------------------------------------------------------
 
 # Receive limit of every channel: one data piece and its headers, with room.

@@ -53,6 +53,13 @@ class VolumeType(IntEnum):
     BACKUP = 3
 
 
+class LockType(IntEnum):
+    """What a lock on a file lets others do. Numbers as in `afs.v1.LockType`."""
+
+    READ = 1
+    WRITE = 2
+
+
 class BreakReason(IntEnum):
     """Why promises were broken. Numbers as in `afs.v1.BreakReason`."""
 

@@ -41,6 +41,7 @@ from afsd.callback_state import KeptState
 from afsd.callbacks import CallBacks
 from afsd.config import AfsdConfig
 from afsd.core.callback_machine import CallBackMachine
+from afsd.core.locks import SavedLock
 from afsd.core.policy import POLICIES
 from afsd.core.saved_state import unchanged_volumes
 from afsd.epoch import last_epoch, next_epoch
@@ -67,7 +68,7 @@ _WORKER_RESTART_S = 1.0
 # Name of the lock that this kind of daemon holds on a partition.
 HOLDER: Final = "afsd"
 _HOST_JOURNAL = "hosts.sqlite3"
-_CAPABILITIES = ("BULK_STATUS", "CALLBACK_CHANNEL", "EXPECTED_DATA_VERSION")
+_CAPABILITIES = ("BULK_STATUS", "CALLBACK_CHANNEL", "EXPECTED_DATA_VERSION", "LOCKS")
 
 
 class FileServerDaemon:
@@ -85,6 +86,7 @@ class FileServerDaemon:
         self._resources = AsyncExitStack()
         # How volumes were when last seen: before we attached them, or after we detached them.
         self._marks: Mapping[int, ChangeMark] = {}
+        self._kept_locks: tuple[SavedLock, ...] = ()
         self.addresses: list[str] = []
         self.fssync_addresses: list[str] = []
         self.epoch = 0
@@ -131,7 +133,9 @@ class FileServerDaemon:
         volumes = VolumeTable(partitions, executor=serving, whole_volume_executor=whole_volume)
         self._resources.push_async_callback(self._detach, volumes)
         await volumes.attach_all()
-        await callbacks.compare_volumes(unchanged_volumes(self._marks, volumes.marks()))
+        await callbacks.compare_volumes(
+            unchanged_volumes(self._marks, volumes.marks()), self._kept_locks
+        )
         self._start_worker(callbacks)
         self._add_services(server, callbacks, volumes, counter)
         self._add_fssync(fssync_server, callbacks, volumes)
@@ -186,11 +190,13 @@ class FileServerDaemon:
         machine = CallBackMachine(settings, self._clock.now(), sorted(journal.known), epoch)
         if kept is not None:
             self._marks = kept.volumes
+            self._kept_locks = kept.callbacks.locks
             machine.restore(kept.callbacks, self._clock.now())
             _log.info(
                 "callback_state.restored",
                 hosts=machine.counters["hosts_suspended"],
                 promises=machine.counters["promises_restored"],
+                locks=len(kept.callbacks.locks),
             )
         callbacks = CallBacks(machine, self._clock, epoch, POLICIES[config.break_policy], journal)
         self._resources.callback(callbacks.close)
@@ -211,7 +217,7 @@ class FileServerDaemon:
         """Writes down what the next life needs, when nothing can change a promise any more."""
         now = self._clock.now()
         saved = callbacks.save()
-        if not saved.hosts:
+        if not (saved.hosts or saved.locks):
             return
         loop = asyncio.get_running_loop()
         try:
@@ -223,7 +229,12 @@ class FileServerDaemon:
             _log.warning("callback_state.not_written", reason=str(error))
             return
         promises = sum(len(each.keys) for host in saved.hosts for each in host.promises.values())
-        _log.info("callback_state.written", hosts=len(saved.hosts), promises=promises)
+        _log.info(
+            "callback_state.written",
+            hosts=len(saved.hosts),
+            promises=promises,
+            locks=len(saved.locks),
+        )
 
     async def _detach(self, volumes: VolumeTable) -> None:
         self._marks = await volumes.detach_all()

@@ -27,10 +27,12 @@ from blake3 import blake3
 from google.protobuf.message import DecodeError
 
 from afs.runtime.files import fsync_dir, write_durably
-from afs.types import ChangeMark
-from afs.v1 import callback_channel_pb2
+from afs.types import ChangeMark, LockType
+from afs.v1 import callback_channel_pb2, file_server_pb2
 from afs.v1 import callback_state_pb2 as pb
+from afs.wire import fid_from_wire, fid_to_wire
 from afsd.core.hosts import SessionName
+from afsd.core.locks import SavedLock
 from afsd.core.saved_state import HeldPromises, SavedHost, SavedState
 
 FILE: Final = "callbacks.state"
@@ -55,7 +57,7 @@ class KeptState:
         epoch: its life.
         boot_id: the run of the machine in which its steady times mean something.
         steady_s: when it was written; none of its promises had expired then.
-        callbacks: hosts that may go on, and their promises.
+        callbacks: hosts that may go on, their promises, and file locks.
         volumes: how each volume was when it was detached.
     """
 
@@ -142,6 +144,13 @@ def encode(kept: KeptState) -> bytes:
             for volume, mark in kept.volumes.items()
         ],
     )
+    for lock in kept.callbacks.locks:
+        message.locks.add(
+            fid=fid_to_wire(lock.fid),
+            host_uuid=lock.host,
+            type=file_server_pb2.LockType.ValueType(lock.type),
+            expires_s=lock.expires_at,
+        )
     for host in kept.callbacks.hosts:
         saved = message.hosts.add(
             uuid=host.uuid,
@@ -194,11 +203,15 @@ def decode(data: bytes) -> KeptState:
         )
         for host in message.hosts
     )
+    locks = tuple(
+        SavedLock(fid_from_wire(lock.fid), lock.host_uuid, LockType(lock.type), lock.expires_s)
+        for lock in message.locks
+    )
     return KeptState(
         message.epoch,
         message.boot_id,
         message.steady_s,
-        SavedState(message.sequence, message.message, hosts),
+        SavedState(message.sequence, message.message, hosts, locks),
         {
             volume.volume: ChangeMark(volume.incarnation, volume.change_counter)
             for volume in message.volumes

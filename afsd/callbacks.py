@@ -1,5 +1,8 @@
 """Runs the callback machine: carries out its instructions, feeds it what happened, keeps its time.
 
+File locks (`locks`) are beside it: they end where a volume's promises do, are told of to the same
+watchers, and go over a planned restart in the same file.
+
 Everything here runs in the event loop and in one thread, so what is done between two awaits is one
 step for everybody else.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import count
 
 from afs.errors import AfsCode, AfsError
@@ -32,11 +36,13 @@ from afsd.core.instructions import (
     SendReset,
     WakeWorker,
 )
+from afsd.core.locks import LockTable, SavedLock
 from afsd.core.not_told import HostNotTold
 from afsd.core.policy import BreakPolicy
 from afsd.core.saved_state import SavedState
 from afsd.fssync_lane import Turn
 from afsd.host_journal import HostJournal
+from afsd.locks import Locks
 from afsd.outbox import Outbox
 
 
@@ -76,10 +82,12 @@ class CallBacks:
         self._waiting: dict[int, asyncio.Future[Outcome]] = {}
         self._driver = Driver(deadline=machine.next_deadline, tick=self._tick, clock=clock)
         self._driver.poke()
+        self.locks = Locks(LockTable(), clock, self._publish)
 
     def close(self) -> None:
-        """Stops the timer and ends all subscriptions."""
+        """Stops the timers and ends all subscriptions."""
         self._driver.close()
+        self.locks.close()
         self._hub.close()
 
     # --- what FileServer's methods need -----------------------------------------------------------
@@ -132,8 +140,12 @@ class CallBacks:
         await done
 
     def drop(self, fid: Fid) -> None:
-        """The vnode is gone and its holders were told: what is left on its entry ends silently."""
+        """The vnode is gone and its holders were told: what is left on its entry ends silently.
+
+        So do the locks on it.
+        """
         self.machine.delete_promises(fid)
+        self.locks.file_removed(fid)
 
     def give_up(self, host: str, fids: Iterable[Fid]) -> int:
         """The host returns promises; how many it had."""
@@ -187,9 +199,13 @@ class CallBacks:
         broken. The other two return at once and keep the FSSYNC listener of this turn busy until
         then.
 
+        The volume's locks end at once, unless it was only asked that promises be broken.
+
         Returns:
             How many callbacks were marked.
         """
+        if reason is not BreakReason.VOLUME_BREAK_REQUESTED:
+            self.locks.volume_changed(volume)
         if self.policy.by_worker:
             marked, instructions = self.machine.break_volume_callbacks_later(volume, reason)
             self._step(instructions)
@@ -274,22 +290,28 @@ class CallBacks:
     def begin_stop(self) -> None:
         """Channels that end from now on end because of us."""
         self.machine.begin_stop()
+        self.locks.begin_stop()
         self.stopping = True
         self.stepped.set()
 
-    async def compare_volumes(self, unchanged: Collection[int]) -> None:
-        """Keeps the promises of hosts that the life before this one left, on these volumes only.
+    async def compare_volumes(
+        self, unchanged: Collection[int], locks: Iterable[SavedLock] = ()
+    ) -> None:
+        """Keeps the promises of hosts, and the locks, that the life before this one left.
+
+        On these volumes only.
 
         To be called once, before anything is answered. After it a crash finds all of them to be
         reset.
         """
         self._step(self.machine.compare_volumes(unchanged, self._clock.now()))
+        self.locks.restore(locks, unchanged)
         for host in list(self.machine.hosts):
             await self._journal.remember(host)
 
     def save(self) -> SavedState:
         """What the next life needs; after everything that could change a promise."""
-        return self.machine.save(self._clock.now())
+        return replace(self.machine.save(self._clock.now()), locks=self.locks.table.save())
 
     # --- watching ---------------------------------------------------------------------------------
 
@@ -300,13 +322,16 @@ class CallBacks:
 
     async def watch(self) -> AsyncGenerator[Watched[file_server_debug_pb2.WatchResponse], None]:
         """Yields every event from the iteration's first step on."""
-        self.machine.deliveries.observing = True
+        self._observe_all(on=True)
         try:
             async with aclosing(self._hub.subscribe()) as events:
                 async for event in events:
                     yield event
         finally:
-            self.machine.deliveries.observing = self._hub.watched
+            self._observe_all(on=self._hub.watched)
+
+    def _observe_all(self, *, on: bool) -> None:
+        self.machine.deliveries.observing = self.locks.table.observing = on
 
     @property
     def watch_events_dropped(self) -> int:

@@ -7,14 +7,15 @@ from typing import Any, NoReturn
 from afs.errors import AfsCode, AfsError
 from afsd.file_server_data import DataMethods
 from afsd.file_server_directories import DirectoryMethods
+from afsd.file_server_locks import LockMethods
 from afsd.file_server_status import StatusMethods
 from afsd.file_server_volumes import VolumeMethods
 
 
-class FileServer(StatusMethods, DataMethods, DirectoryMethods, VolumeMethods):
+class FileServer(StatusMethods, DataMethods, DirectoryMethods, LockMethods, VolumeMethods):
     """The servicer of `afs.v1.FileServer`. See `file_server_base` for its theory of operation."""
 
-    # Answered honestly until access control lists and locks exist.
+    # Answered honestly until access control lists exist.
 
     async def FetchACL(self, _request: Any, _context: Any) -> NoReturn:
         """RXGEN_OPCODE."""
@@ -23,18 +24,6 @@ class FileServer(StatusMethods, DataMethods, DirectoryMethods, VolumeMethods):
     async def StoreACL(self, _request: Any, _context: Any) -> NoReturn:
         """RXGEN_OPCODE."""
         _not_served("StoreACL")
-
-    async def SetLock(self, _request: Any, _context: Any) -> NoReturn:
-        """RXGEN_OPCODE."""
-        _not_served("SetLock")
-
-    async def ExtendLock(self, _request: Any, _context: Any) -> NoReturn:
-        """RXGEN_OPCODE."""
-        _not_served("ExtendLock")
-
-    async def ReleaseLock(self, _request: Any, _context: Any) -> NoReturn:
-        """RXGEN_OPCODE."""
-        _not_served("ReleaseLock")
 
 
 def _not_served(method: str) -> NoReturn:

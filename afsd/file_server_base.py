@@ -71,6 +71,7 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
     ) -> None:
         self._volumes = volumes
         self._callbacks = callbacks
+        self._locks = callbacks.locks
         self._clock = clock
         self._capabilities = capabilities
         self._changes: set[asyncio.Task[Outcome]] = set()

@@ -11,10 +11,11 @@ from afs.errors import AfsCode, AfsError
 from afs.runtime.clock import Clock
 from afs.runtime.interceptors import Context
 from afs.types import Fid
-from afs.v1 import file_server_debug_pb2, file_server_debug_pb2_grpc
+from afs.v1 import file_server_debug_pb2, file_server_debug_pb2_grpc, file_server_pb2
 from afs.wire import fid_to_wire
 from afsd.callbacks import CallBacks
 from afsd.core.hosts import CallBack, Host
+from afsd.core.locks import Lock, Waiter
 
 # CallBackInfos in one message: about 100 KiB. Also how many are looked at before the event loop has
 # a turn.
@@ -103,6 +104,19 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
             expires_in_s=callback.expires_at - self._clock.now(),
         )
 
+    async def DumpLocks(
+        self,
+        request: file_server_debug_pb2.DumpLocksRequest,  # noqa: ARG002
+        _context: Context,
+    ) -> AsyncIterator[file_server_debug_pb2.DumpLocksResponse]:
+        """Every file lock and who waits for one, file by file."""
+        found = list(self._callbacks.locks.table.all())
+        for at in range(0, len(found), _PER_MESSAGE):
+            now = self._clock.now()
+            yield file_server_debug_pb2.DumpLocksResponse(
+                locks=[_lock(each, now) for each in found[at : at + _PER_MESSAGE]]
+            )
+
     async def GetCounters(
         self,
         request: file_server_debug_pb2.GetCountersRequest,  # noqa: ARG002
@@ -110,8 +124,11 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
     ) -> file_server_debug_pb2.GetCountersResponse:
         """How often things happened since the start, and how much there is now."""
         machine = self._callbacks.machine
+        locks = self._callbacks.locks.table
         counters = {
             **machine.counters,
+            **locks.counters,
+            "locks": len(locks),
             "promises": machine.table.size,
             "hosts": len(machine.hosts),
             "volumes_marked_now": len(machine.later.marked),
@@ -139,6 +156,17 @@ class FileServerDebugServicer(file_server_debug_pb2_grpc.FileServerDebugServicer
                     event="watch.lagged", count=watched.dropped
                 )
             yield watched.event
+
+
+def _lock(each: Lock | Waiter, now: float) -> file_server_debug_pb2.LockInfo:
+    waits = isinstance(each, Waiter)
+    return file_server_debug_pb2.LockInfo(
+        fid=fid_to_wire(each.fid),
+        host_uuid=each.host,
+        type=file_server_pb2.LockType.ValueType(each.type),
+        waits=waits,
+        expires_in_s=(each.until if isinstance(each, Waiter) else each.expires_at) - now,
+    )
 
 
 def _names(host: Host) -> list[str]:

@@ -23,21 +23,25 @@ _sym_db = _symbol_database.Default()
 
 
 from afs.v1 import callback_channel_pb2 as afs_dot_v1_dot_callback__channel__pb2
+from afs.v1 import file_server_pb2 as afs_dot_v1_dot_file__server__pb2
+from afs.v1 import types_pb2 as afs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x66s/v1/callback_state.proto\x12\x06\x61\x66s.v1\x1a\x1d\x61\x66s/v1/callback_channel.proto\"\xbc\x01\n\rCallBackState\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x10\n\x08steady_s\x18\x04 \x01(\x01\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x0f\n\x07message\x18\x06 \x01(\x04\x12 \n\x05hosts\x18\x07 \x03(\x0b\x32\x11.afs.v1.SavedHost\x12$\n\x07volumes\x18\x08 \x03(\x0b\x32\x13.afs.v1.SavedVolume\"\xa2\x01\n\tSavedHost\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12(\n\x07session\x18\x04 \x01(\x0b\x32\x17.afs.v1.CallBackSession\x12\x13\n\x0blease_end_s\x18\x05 \x01(\x01\x12\'\n\x08promises\x18\x06 \x03(\x0b\x32\x15.afs.v1.SavedPromises\"C\n\rSavedPromises\x12\x0e\n\x06volume\x18\x01 \x01(\r\x12\x0c\n\x04keys\x18\x02 \x03(\x06\x12\x14\n\x0c\x65xpires_in_s\x18\x03 \x03(\r\"J\n\x0bSavedVolume\x12\x0e\n\x06volume\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x16\n\x0e\x63hange_counter\x18\x03 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x66s/v1/callback_state.proto\x12\x06\x61\x66s.v1\x1a\x1d\x61\x66s/v1/callback_channel.proto\x1a\x18\x61\x66s/v1/file_server.proto\x1a\x12\x61\x66s/v1/types.proto\"\xde\x01\n\rCallBackState\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x10\n\x08steady_s\x18\x04 \x01(\x01\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x0f\n\x07message\x18\x06 \x01(\x04\x12 \n\x05hosts\x18\x07 \x03(\x0b\x32\x11.afs.v1.SavedHost\x12$\n\x07volumes\x18\x08 \x03(\x0b\x32\x13.afs.v1.SavedVolume\x12 \n\x05locks\x18\t \x03(\x0b\x32\x11.afs.v1.SavedLock\"\xa2\x01\n\tSavedHost\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12(\n\x07session\x18\x04 \x01(\x0b\x32\x17.afs.v1.CallBackSession\x12\x13\n\x0blease_end_s\x18\x05 \x01(\x01\x12\'\n\x08promises\x18\x06 \x03(\x0b\x32\x15.afs.v1.SavedPromises\"C\n\rSavedPromises\x12\x0e\n\x06volume\x18\x01 \x01(\r\x12\x0c\n\x04keys\x18\x02 \x03(\x06\x12\x14\n\x0c\x65xpires_in_s\x18\x03 \x03(\r\"J\n\x0bSavedVolume\x12\x0e\n\x06volume\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x16\n\x0e\x63hange_counter\x18\x03 \x01(\x04\"k\n\tSavedLock\x12\x18\n\x03\x66id\x18\x01 \x01(\x0b\x32\x0b.afs.v1.Fid\x12\x11\n\thost_uuid\x18\x02 \x01(\t\x12\x1e\n\x04type\x18\x03 \x01(\x0e\x32\x10.afs.v1.LockType\x12\x11\n\texpires_s\x18\x04 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'afs.v1.callback_state_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLBACKSTATE']._serialized_start=71
-  _globals['_CALLBACKSTATE']._serialized_end=259
-  _globals['_SAVEDHOST']._serialized_start=262
-  _globals['_SAVEDHOST']._serialized_end=424
-  _globals['_SAVEDPROMISES']._serialized_start=426
-  _globals['_SAVEDPROMISES']._serialized_end=493
-  _globals['_SAVEDVOLUME']._serialized_start=495
-  _globals['_SAVEDVOLUME']._serialized_end=569
+  _globals['_CALLBACKSTATE']._serialized_start=117
+  _globals['_CALLBACKSTATE']._serialized_end=339
+  _globals['_SAVEDHOST']._serialized_start=342
+  _globals['_SAVEDHOST']._serialized_end=504
+  _globals['_SAVEDPROMISES']._serialized_start=506
+  _globals['_SAVEDPROMISES']._serialized_end=573
+  _globals['_SAVEDVOLUME']._serialized_start=575
+  _globals['_SAVEDVOLUME']._serialized_end=649
+  _globals['_SAVEDLOCK']._serialized_start=651
+  _globals['_SAVEDLOCK']._serialized_end=758
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,8 @@ afsd/callback_state.py, the rules in afsd/core/planned_restart.py.
 """
 
 from afs.v1 import callback_channel_pb2 as _callback_channel_pb2
+from afs.v1 import file_server_pb2 as _file_server_pb2
+from afs.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -33,6 +35,7 @@ class CallBackState(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
     VOLUMES_FIELD_NUMBER: _builtins.int
+    LOCKS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Which form of this message it is; one that a reader does not know is not read."""
     epoch: _builtins.int
@@ -49,6 +52,8 @@ class CallBackState(_message.Message):
     def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SavedVolume]:
         """Volumes as they were when they were detached; those that are not here count as changed."""
 
+    @_builtins.property
+    def locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SavedLock]: ...
     def __init__(
         self,
         *,
@@ -60,10 +65,11 @@ class CallBackState(_message.Message):
         message: _builtins.int = ...,
         hosts: _abc.Iterable[Global___SavedHost] | None = ...,
         volumes: _abc.Iterable[Global___SavedVolume] | None = ...,
+        locks: _abc.Iterable[Global___SavedLock] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "format", b"format", "hosts", b"hosts", "message", b"message", "sequence", b"sequence", "steady_s", b"steady_s", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "format", b"format", "hosts", b"hosts", "locks", b"locks", "message", b"message", "sequence", b"sequence", "steady_s", b"steady_s", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,3 +171,35 @@ class SavedVolume(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SavedVolume: _TypeAlias = SavedVolume  # noqa: Y015
+
+@_typing.final
+class SavedLock(_message.Message):
+    """A lock on a file; kept if the file's volume is as it was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FID_FIELD_NUMBER: _builtins.int
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    EXPIRES_S_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    type: _file_server_pb2.LockType.ValueType
+    expires_s: _builtins.float
+    """Steady time at which it ends."""
+    @_builtins.property
+    def fid(self) -> _types_pb2.Fid: ...
+    def __init__(
+        self,
+        *,
+        fid: _types_pb2.Fid | None = ...,
+        host_uuid: _builtins.str = ...,
+        type: _file_server_pb2.LockType.ValueType = ...,
+        expires_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_s", b"expires_s", "fid", b"fid", "host_uuid", b"host_uuid", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SavedLock: _TypeAlias = SavedLock  # noqa: Y015

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from afs.v1 import file_server_pb2 as afs_dot_v1_dot_file__server__pb2
 from afs.v1 import types_pb2 as afs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x66s/v1/file_server_debug.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\x12\n\x10\x44umpHostsRequest\"4\n\x11\x44umpHostsResponse\x12\x1f\n\x05hosts\x18\x01 \x03(\x0b\x32\x10.afs.v1.HostInfo\"\xc3\x01\n\x08HostInfo\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\r\n\x05\x66lags\x18\x04 \x03(\t\x12\x11\n\tcallbacks\x18\x05 \x01(\x04\x12\x1a\n\x12\x62reaks_outstanding\x18\x06 \x01(\r\x12\x15\n\rcalls_waiting\x18\x07 \x01(\r\x12\x19\n\x11lease_remaining_s\x18\x08 \x01(\x01\x12\x18\n\x10last_heard_s_ago\x18\t \x01(\x01\"C\n\x14\x44umpCallBacksRequest\x12\x18\n\x03\x66id\x18\x01 \x01(\x0b\x32\x0b.afs.v1.Fid\x12\x11\n\thost_uuid\x18\x02 \x01(\t\"@\n\x15\x44umpCallBacksResponse\x12\'\n\tcallbacks\x18\x01 \x03(\x0b\x32\x14.afs.v1.CallBackInfo\"`\n\x0c\x43\x61llBackInfo\x12\x18\n\x03\x66id\x18\x01 \x01(\x0b\x32\x0b.afs.v1.Fid\x12\x11\n\thost_uuid\x18\x02 \x01(\t\x12\r\n\x05\x66lags\x18\x03 \x03(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x04 \x01(\x01\"\x14\n\x12GetCountersRequest\"\xa8\x01\n\x13GetCountersResponse\x12;\n\x08\x63ounters\x18\x01 \x03(\x0b\x32).afs.v1.GetCountersResponse.CountersEntry\x12\x14\n\x0c\x62reak_policy\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x0e\n\x0cWatchRequest\"\x9f\x01\n\rWatchResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x0f\n\x07time_ns\x18\x02 \x01(\x03\x12\x10\n\x08steady_s\x18\x03 \x01(\x01\x12\x11\n\thost_uuid\x18\x04 \x01(\t\x12\x19\n\x04\x66ids\x18\x05 \x03(\x0b\x32\x0b.afs.v1.Fid\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\r\n\x05\x63\x61use\x18\x07 \x01(\t\x12\r\n\x05\x63ount\x18\x08 \x01(\x04\x32\xa3\x02\n\x0f\x46ileServerDebug\x12@\n\tDumpHosts\x12\x18.afs.v1.DumpHostsRequest\x1a\x19.afs.v1.DumpHostsResponse\x12N\n\rDumpCallBacks\x12\x1c.afs.v1.DumpCallBacksRequest\x1a\x1d.afs.v1.DumpCallBacksResponse0\x01\x12\x46\n\x0bGetCounters\x12\x1a.afs.v1.GetCountersRequest\x1a\x1b.afs.v1.GetCountersResponse\x12\x36\n\x05Watch\x12\x14.afs.v1.WatchRequest\x1a\x15.afs.v1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61\x66s/v1/file_server_debug.proto\x12\x06\x61\x66s.v1\x1a\x18\x61\x66s/v1/file_server.proto\x1a\x12\x61\x66s/v1/types.proto\"\x12\n\x10\x44umpHostsRequest\"4\n\x11\x44umpHostsResponse\x12\x1f\n\x05hosts\x18\x01 \x03(\x0b\x32\x10.afs.v1.HostInfo\"\xc3\x01\n\x08HostInfo\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\r\n\x05\x66lags\x18\x04 \x03(\t\x12\x11\n\tcallbacks\x18\x05 \x01(\x04\x12\x1a\n\x12\x62reaks_outstanding\x18\x06 \x01(\r\x12\x15\n\rcalls_waiting\x18\x07 \x01(\r\x12\x19\n\x11lease_remaining_s\x18\x08 \x01(\x01\x12\x18\n\x10last_heard_s_ago\x18\t \x01(\x01\"C\n\x14\x44umpCallBacksRequest\x12\x18\n\x03\x66id\x18\x01 \x01(\x0b\x32\x0b.afs.v1.Fid\x12\x11\n\thost_uuid\x18\x02 \x01(\t\"@\n\x15\x44umpCallBacksResponse\x12\'\n\tcallbacks\x18\x01 \x03(\x0b\x32\x14.afs.v1.CallBackInfo\"`\n\x0c\x43\x61llBackInfo\x12\x18\n\x03\x66id\x18\x01 \x01(\x0b\x32\x0b.afs.v1.Fid\x12\x11\n\thost_uuid\x18\x02 \x01(\t\x12\r\n\x05\x66lags\x18\x03 \x03(\t\x12\x14\n\x0c\x65xpires_in_s\x18\x04 \x01(\x01\"\x12\n\x10\x44umpLocksRequest\"4\n\x11\x44umpLocksResponse\x12\x1f\n\x05locks\x18\x01 \x03(\x0b\x32\x10.afs.v1.LockInfo\"|\n\x08LockInfo\x12\x18\n\x03\x66id\x18\x01 \x01(\x0b\x32\x0b.afs.v1.Fid\x12\x11\n\thost_uuid\x18\x02 \x01(\t\x12\x1e\n\x04type\x18\x03 \x01(\x0e\x32\x10.afs.v1.LockType\x12\r\n\x05waits\x18\x04 \x01(\x08\x12\x14\n\x0c\x65xpires_in_s\x18\x05 \x01(\x01\"\x14\n\x12GetCountersRequest\"\xa8\x01\n\x13GetCountersResponse\x12;\n\x08\x63ounters\x18\x01 \x03(\x0b\x32).afs.v1.GetCountersResponse.CountersEntry\x12\x14\n\x0c\x62reak_policy\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x0e\n\x0cWatchRequest\"\x9f\x01\n\rWatchResponse\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x0f\n\x07time_ns\x18\x02 \x01(\x03\x12\x10\n\x08steady_s\x18\x03 \x01(\x01\x12\x11\n\thost_uuid\x18\x04 \x01(\t\x12\x19\n\x04\x66ids\x18\x05 \x03(\x0b\x32\x0b.afs.v1.Fid\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\r\n\x05\x63\x61use\x18\x07 \x01(\t\x12\r\n\x05\x63ount\x18\x08 \x01(\x04\x32\xe7\x02\n\x0f\x46ileServerDebug\x12@\n\tDumpHosts\x12\x18.afs.v1.DumpHostsRequest\x1a\x19.afs.v1.DumpHostsResponse\x12N\n\rDumpCallBacks\x12\x1c.afs.v1.DumpCallBacksRequest\x1a\x1d.afs.v1.DumpCallBacksResponse0\x01\x12\x42\n\tDumpLocks\x12\x18.afs.v1.DumpLocksRequest\x1a\x19.afs.v1.DumpLocksResponse0\x01\x12\x46\n\x0bGetCounters\x12\x1a.afs.v1.GetCountersRequest\x1a\x1b.afs.v1.GetCountersResponse\x12\x36\n\x05Watch\x12\x14.afs.v1.WatchRequest\x1a\x15.afs.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,28 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETCOUNTERSRESPONSE_COUNTERSENTRY']._loaded_options = None
   _globals['_GETCOUNTERSRESPONSE_COUNTERSENTRY']._serialized_options = b'8\001'
-  _globals['_DUMPHOSTSREQUEST']._serialized_start=62
-  _globals['_DUMPHOSTSREQUEST']._serialized_end=80
-  _globals['_DUMPHOSTSRESPONSE']._serialized_start=82
-  _globals['_DUMPHOSTSRESPONSE']._serialized_end=134
-  _globals['_HOSTINFO']._serialized_start=137
-  _globals['_HOSTINFO']._serialized_end=332
-  _globals['_DUMPCALLBACKSREQUEST']._serialized_start=334
-  _globals['_DUMPCALLBACKSREQUEST']._serialized_end=401
-  _globals['_DUMPCALLBACKSRESPONSE']._serialized_start=403
-  _globals['_DUMPCALLBACKSRESPONSE']._serialized_end=467
-  _globals['_CALLBACKINFO']._serialized_start=469
-  _globals['_CALLBACKINFO']._serialized_end=565
-  _globals['_GETCOUNTERSREQUEST']._serialized_start=567
-  _globals['_GETCOUNTERSREQUEST']._serialized_end=587
-  _globals['_GETCOUNTERSRESPONSE']._serialized_start=590
-  _globals['_GETCOUNTERSRESPONSE']._serialized_end=758
-  _globals['_GETCOUNTERSRESPONSE_COUNTERSENTRY']._serialized_start=711
-  _globals['_GETCOUNTERSRESPONSE_COUNTERSENTRY']._serialized_end=758
-  _globals['_WATCHREQUEST']._serialized_start=760
-  _globals['_WATCHREQUEST']._serialized_end=774
-  _globals['_WATCHRESPONSE']._serialized_start=777
-  _globals['_WATCHRESPONSE']._serialized_end=936
-  _globals['_FILESERVERDEBUG']._serialized_start=939
-  _globals['_FILESERVERDEBUG']._serialized_end=1230
+  _globals['_DUMPHOSTSREQUEST']._serialized_start=88
+  _globals['_DUMPHOSTSREQUEST']._serialized_end=106
+  _globals['_DUMPHOSTSRESPONSE']._serialized_start=108
+  _globals['_DUMPHOSTSRESPONSE']._serialized_end=160
+  _globals['_HOSTINFO']._serialized_start=163
+  _globals['_HOSTINFO']._serialized_end=358
+  _globals['_DUMPCALLBACKSREQUEST']._serialized_start=360
+  _globals['_DUMPCALLBACKSREQUEST']._serialized_end=427
+  _globals['_DUMPCALLBACKSRESPONSE']._serialized_start=429
+  _globals['_DUMPCALLBACKSRESPONSE']._serialized_end=493
+  _globals['_CALLBACKINFO']._serialized_start=495
+  _globals['_CALLBACKINFO']._serialized_end=591
+  _globals['_DUMPLOCKSREQUEST']._serialized_start=593
+  _globals['_DUMPLOCKSREQUEST']._serialized_end=611
+  _globals['_DUMPLOCKSRESPONSE']._serialized_start=613
+  _globals['_DUMPLOCKSRESPONSE']._serialized_end=665
+  _globals['_LOCKINFO']._serialized_start=667
+  _globals['_LOCKINFO']._serialized_end=791
+  _globals['_GETCOUNTERSREQUEST']._serialized_start=793
+  _globals['_GETCOUNTERSREQUEST']._serialized_end=813
+  _globals['_GETCOUNTERSRESPONSE']._serialized_start=816
+  _globals['_GETCOUNTERSRESPONSE']._serialized_end=984
+  _globals['_GETCOUNTERSRESPONSE_COUNTERSENTRY']._serialized_start=937
+  _globals['_GETCOUNTERSRESPONSE_COUNTERSENTRY']._serialized_end=984
+  _globals['_WATCHREQUEST']._serialized_start=986
+  _globals['_WATCHREQUEST']._serialized_end=1000
+  _globals['_WATCHRESPONSE']._serialized_start=1003
+  _globals['_WATCHRESPONSE']._serialized_end=1162
+  _globals['_FILESERVERDEBUG']._serialized_start=1165
+  _globals['_FILESERVERDEBUG']._serialized_end=1524
 # @@protoc_insertion_point(module_scope)

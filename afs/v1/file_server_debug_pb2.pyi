@@ -3,6 +3,7 @@
 isort:skip_file
 FileServerDebug: the fileserver's tables and events, for people who want to see the mechanism work."""
 
+from afs.v1 import file_server_pb2 as _file_server_pb2
 from afs.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -177,6 +178,74 @@ class CallBackInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallBackInfo: _TypeAlias = CallBackInfo  # noqa: Y015
+
+@_typing.final
+class DumpLocksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpLocksRequest: _TypeAlias = DumpLocksRequest  # noqa: Y015
+
+@_typing.final
+class DumpLocksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockInfo]: ...
+    def __init__(
+        self,
+        *,
+        locks: _abc.Iterable[Global___LockInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locks", b"locks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpLocksResponse: _TypeAlias = DumpLocksResponse  # noqa: Y015
+
+@_typing.final
+class LockInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FID_FIELD_NUMBER: _builtins.int
+    HOST_UUID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
+    host_uuid: _builtins.str
+    type: _file_server_pb2.LockType.ValueType
+    waits: _builtins.bool
+    """True for a host that waits for this lock; then `expires_in_s` is how long it goes on waiting."""
+    expires_in_s: _builtins.float
+    @_builtins.property
+    def fid(self) -> _types_pb2.Fid: ...
+    def __init__(
+        self,
+        *,
+        fid: _types_pb2.Fid | None = ...,
+        host_uuid: _builtins.str = ...,
+        type: _file_server_pb2.LockType.ValueType = ...,
+        waits: _builtins.bool = ...,
+        expires_in_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in_s", b"expires_in_s", "fid", b"fid", "host_uuid", b"host_uuid", "type", b"type", "waits", b"waits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockInfo: _TypeAlias = LockInfo  # noqa: Y015
 
 @_typing.final
 class GetCountersRequest(_message.Message):

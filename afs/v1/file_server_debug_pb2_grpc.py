@@ -44,6 +44,11 @@ class FileServerDebugStub:
                 request_serializer=afs_dot_v1_dot_file__server__debug__pb2.DumpCallBacksRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_file__server__debug__pb2.DumpCallBacksResponse.FromString,
                 _registered_method=True)
+        self.DumpLocks = channel.unary_stream(
+                '/afs.v1.FileServerDebug/DumpLocks',
+                request_serializer=afs_dot_v1_dot_file__server__debug__pb2.DumpLocksRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_file__server__debug__pb2.DumpLocksResponse.FromString,
+                _registered_method=True)
         self.GetCounters = channel.unary_unary(
                 '/afs.v1.FileServerDebug/GetCounters',
                 request_serializer=afs_dot_v1_dot_file__server__debug__pb2.GetCountersRequest.SerializeToString,
@@ -67,6 +72,13 @@ class FileServerDebugServicer:
 
     def DumpCallBacks(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DumpLocks(self, request, context):
+        """Every file lock, and who waits for one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -96,6 +108,11 @@ def add_FileServerDebugServicer_to_server(servicer, server):
                     servicer.DumpCallBacks,
                     request_deserializer=afs_dot_v1_dot_file__server__debug__pb2.DumpCallBacksRequest.FromString,
                     response_serializer=afs_dot_v1_dot_file__server__debug__pb2.DumpCallBacksResponse.SerializeToString,
+            ),
+            'DumpLocks': grpc.unary_stream_rpc_method_handler(
+                    servicer.DumpLocks,
+                    request_deserializer=afs_dot_v1_dot_file__server__debug__pb2.DumpLocksRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_file__server__debug__pb2.DumpLocksResponse.SerializeToString,
             ),
             'GetCounters': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCounters,
@@ -162,6 +179,33 @@ class FileServerDebug:
             '/afs.v1.FileServerDebug/DumpCallBacks',
             afs_dot_v1_dot_file__server__debug__pb2.DumpCallBacksRequest.SerializeToString,
             afs_dot_v1_dot_file__server__debug__pb2.DumpCallBacksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpLocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/afs.v1.FileServerDebug/DumpLocks',
+            afs_dot_v1_dot_file__server__debug__pb2.DumpLocksRequest.SerializeToString,
+            afs_dot_v1_dot_file__server__debug__pb2.DumpLocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,8 @@ class FileServerDebugStub:
     def __new__(cls, channel: _aio.Channel) -> FileServerDebugAsyncStub: ...
     DumpHosts: _grpc.UnaryUnaryMultiCallable[_file_server_debug_pb2.DumpHostsRequest, _file_server_debug_pb2.DumpHostsResponse]
     DumpCallBacks: _grpc.UnaryStreamMultiCallable[_file_server_debug_pb2.DumpCallBacksRequest, _file_server_debug_pb2.DumpCallBacksResponse]
+    DumpLocks: _grpc.UnaryStreamMultiCallable[_file_server_debug_pb2.DumpLocksRequest, _file_server_debug_pb2.DumpLocksResponse]
+    """Every file lock, and who waits for one."""
     GetCounters: _grpc.UnaryUnaryMultiCallable[_file_server_debug_pb2.GetCountersRequest, _file_server_debug_pb2.GetCountersResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_file_server_debug_pb2.WatchRequest, _file_server_debug_pb2.WatchResponse]
     """Events from now on, until the caller hangs up. A reader too slow for them is told how many it missed."""
@@ -42,6 +44,8 @@ class FileServerDebugAsyncStub(FileServerDebugStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     DumpHosts: _aio.UnaryUnaryMultiCallable[_file_server_debug_pb2.DumpHostsRequest, _file_server_debug_pb2.DumpHostsResponse]  # type: ignore[assignment]
     DumpCallBacks: _aio.UnaryStreamMultiCallable[_file_server_debug_pb2.DumpCallBacksRequest, _file_server_debug_pb2.DumpCallBacksResponse]  # type: ignore[assignment]
+    DumpLocks: _aio.UnaryStreamMultiCallable[_file_server_debug_pb2.DumpLocksRequest, _file_server_debug_pb2.DumpLocksResponse]  # type: ignore[assignment]
+    """Every file lock, and who waits for one."""
     GetCounters: _aio.UnaryUnaryMultiCallable[_file_server_debug_pb2.GetCountersRequest, _file_server_debug_pb2.GetCountersResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_file_server_debug_pb2.WatchRequest, _file_server_debug_pb2.WatchResponse]  # type: ignore[assignment]
     """Events from now on, until the caller hangs up. A reader too slow for them is told how many it missed."""
@@ -60,6 +64,14 @@ class FileServerDebugServicer(metaclass=_abc_1.ABCMeta):
         request: _file_server_debug_pb2.DumpCallBacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_file_server_debug_pb2.DumpCallBacksResponse], _abc.AsyncIterator[_file_server_debug_pb2.DumpCallBacksResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DumpLocks(
+        self,
+        request: _file_server_debug_pb2.DumpLocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_file_server_debug_pb2.DumpLocksResponse], _abc.AsyncIterator[_file_server_debug_pb2.DumpLocksResponse]]:
+        """Every file lock, and who waits for one."""
 
     @_abc_1.abstractmethod
     def GetCounters(

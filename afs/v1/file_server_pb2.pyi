@@ -953,11 +953,20 @@ Global___StoreACLResponse: _TypeAlias = StoreACLResponse  # noqa: Y015
 
 @_typing.final
 class SetLockRequest(_message.Message):
+    """A lock on a whole file, held by the calling host (its UUID). Asking again for what is held extends it; a write lock
+    becomes a read lock at once, a read lock a write lock when no other host holds the file.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FID_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
     type: Global___LockType.ValueType
+    wait_s: _builtins.float
+    """Seconds to wait for other hosts to let go, in order of arrival (at most 20); 0: EAGAIN at once. EDEADLK if another
+    holder waits as well to write.
+    """
     @_builtins.property
     def fid(self) -> _types_pb2.Fid: ...
     def __init__(
@@ -965,10 +974,11 @@ class SetLockRequest(_message.Message):
         *,
         fid: _types_pb2.Fid | None = ...,
         type: Global___LockType.ValueType = ...,
+        wait_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid", "type", b"type", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -979,16 +989,20 @@ class SetLockResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
+    LIFE_S_FIELD_NUMBER: _builtins.int
+    life_s: _builtins.float
+    """The lock ends by itself so long after the request was *sent*, unless it is extended."""
     @_builtins.property
     def status(self) -> _types_pb2.FileStatus: ...
     def __init__(
         self,
         *,
         status: _types_pb2.FileStatus | None = ...,
+        life_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["life_s", b"life_s", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -996,6 +1010,8 @@ Global___SetLockResponse: _TypeAlias = SetLockResponse  # noqa: Y015
 
 @_typing.final
 class ExtendLockRequest(_message.Message):
+    """ENOLCK: the host holds no lock on the file, not any more or never."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FID_FIELD_NUMBER: _builtins.int
@@ -1018,12 +1034,17 @@ Global___ExtendLockRequest: _TypeAlias = ExtendLockRequest  # noqa: Y015
 class ExtendLockResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    LIFE_S_FIELD_NUMBER: _builtins.int
+    life_s: _builtins.float
+    """As in SetLockResponse."""
     def __init__(
         self,
+        *,
+        life_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["life_s", b"life_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1031,6 +1052,8 @@ Global___ExtendLockResponse: _TypeAlias = ExtendLockResponse  # noqa: Y015
 
 @_typing.final
 class ReleaseLockRequest(_message.Message):
+    """ENOLCK as ExtendLock; the file is not locked by the host then, which is what it wanted."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FID_FIELD_NUMBER: _builtins.int

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from afs.types import ChangeMark
 from afsd.core.hosts import SessionName
+from afsd.core.locks import SavedLock
 
 
 class HeldPromises(NamedTuple):
@@ -47,11 +48,13 @@ class SavedState:
         sequence: the place in the break sequence: promises carry earlier ones.
         message: the number of the last message.
         hosts: those that may go on.
+        locks: file locks.
     """
 
     sequence: int
     message: int
     hosts: tuple[SavedHost, ...]
+    locks: tuple[SavedLock, ...] = ()
 
 
 def unchanged_volumes(

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from afs.types import ChangeMark
+from afs.types import ChangeMark, Fid, LockType
 from afsd import callback_state
 from afsd.callback_state import FILE, SET_ASIDE, KeptState, UnusableStateError
 from afsd.core.callback_machine import CallBackMachine
 from afsd.core.hosts import SessionName
+from afsd.core.locks import SavedLock
 from afsd.core.saved_state import HeldPromises, SavedHost, SavedState
 from afsd.core.settings import CallBackSettings
 from tests.afsd.core.rig import fid
@@ -41,6 +42,10 @@ KEPT = KeptState(
                     8: HeldPromises([4 << 32 | 9], [1180]),
                 },
             ),
+        ),
+        locks=(
+            SavedLock(Fid(7, 2, 2), "8f0c5a3e-0000-4000-8000-000000000001", LockType.WRITE, 1300.5),
+            SavedLock(Fid(8, 4, 9), "8f0c5a3e-0000-4000-8000-000000000002", LockType.READ, 1001.0),
         ),
     ),
     volumes={7: ChangeMark("i", 2**40), 8: ChangeMark("j", 1)},
