@@ -17,6 +17,8 @@ from bench import (
     isolation,
     many_files,
     marking,
+    mount_large,
+    mount_small,
     move,
     release,
     small_files,
@@ -36,6 +38,8 @@ MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
     "release": release.run,
     "small_files": small_files.run,
     "many_files": many_files.run,
+    "mount_small": mount_small.run,
+    "mount_large": mount_large.run,
 }
 
 

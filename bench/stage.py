@@ -30,7 +30,7 @@ def cell(
 ) -> Iterator[Cell]:
     """A cell in a directory of its own, on the disk that holds the checkout."""
     with (
-        tempfile.TemporaryDirectory(prefix="bench-", dir=_scratch()) as directory,
+        scratch() as directory,
         Cell.start(
             directory,
             clients=clients,
@@ -43,23 +43,25 @@ def cell(
         yield running
 
 
-def _scratch() -> Path:
-    """Where measurements write: var/, as cells do.
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for what a measurement writes, gone afterwards: in var/, as cells are.
 
     A memory file system would flatter every fsync.
     """
-    path = Path("var")
-    path.mkdir(exist_ok=True)
-    return path
+    var = Path("var")
+    var.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=var) as folder:
+        yield Path(folder).absolute()
 
 
 @contextmanager
 def bare_server() -> Iterator[tuple[str, int]]:
     """The server we compare with; its address and process id."""
     with (
-        tempfile.TemporaryDirectory(prefix="bench-", dir=_scratch()) as directory,
+        scratch() as directory,
         subprocess.Popen(
-            [sys.executable, "-m", "bench.bare_server", directory],
+            [sys.executable, "-m", "bench.bare_server", str(directory)],
             stdout=subprocess.PIPE,
             text=True,
         ) as process,
