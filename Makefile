@@ -42,9 +42,11 @@ bench: $(STAMP) ## the measurements, as tables of ratios, into bench/results/
 
 # --- what a change must pass ----------------------------------------------------------------------
 
+# Tests run side by side: most of them wait for processes, clocks and disks of their own.
+SIDE_BY_SIDE := --numprocesses $(or $(WORKERS),auto) --dist worksteal
 test: $(STAMP) ## all tests that need no container engine, with branch coverage; cores must have 100 %
-	$(BIN)/python -m pytest -m "not cluster" --ignore=tests/sim --cov --cov-report=term:skip-covered
-	$(BIN)/python -m pytest tests/sim
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not cluster" --ignore=tests/sim --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/sim
 	@echo "branch coverage of the cores:"
 	$(BIN)/python -m coverage report --include='*/core/*' --fail-under=100
 
