@@ -98,7 +98,7 @@ class ChangeMethods:
     async def _to_the_end(self, change: Callable[[], Awaitable[T]]) -> T:
         """Makes a change whose outcome is taken in even if its caller goes away meanwhile."""
         attempt = self._services.walk.attempt(change)
-        return await self._services.changes.to_the_end(attempt)
+        return await self._services.vnode_changes.to_the_end(attempt)
 
 
 async def _read_off(requests: AsyncIterator[Any]) -> None:

@@ -2,13 +2,16 @@
 
 The rules are in `core.channel` and `core.cache`; here are the stream, the timer and the order of
 things: a message is taken in in memory first, in one step without an await, and only then is its
-acknowledgement queued. Nothing here waits for a fetch, a disk or a local program, so breaks are
-handled however stuck those are.
+acknowledgement queued. Where there is a mount, the kernel is told before that what is stale; if it
+takes a while, the acknowledgement, and every later one, is held back so long (`kernel_door`; that
+is bounded). Renewals of the lease are not held back. Nothing here waits for a fetch, a disk or a
+local program, so breaks are handled however stuck those are.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -25,6 +28,7 @@ from afs.v1 import callback_channel_pb2_grpc, types_pb2
 from clientd.core.cache import VnodeCache
 from clientd.core.channel import Instruction, Reattach, SendAck, SendRenewLease
 from clientd.journal import Journal
+from clientd.kernel_door import KernelDoor
 
 # After a lost channel: at once, then slower; a fileserver that restarts is back within seconds.
 REATTACH_FIRST_S: Final = 0.05
@@ -45,6 +49,7 @@ class CallBackChannel:
         stub: of the service, on a connection of its own or shared with the calls.
         host_uuid: who we are.
         cache: takes in what comes.
+        kernel: knows what is stale before it is acknowledged.
         clock: steady time.
         journal: counts and tells.
         on_volume_gone: told the id of a volume that moved or was deleted.
@@ -57,6 +62,7 @@ class CallBackChannel:
         *,
         host_uuid: str,
         cache: VnodeCache,
+        kernel: KernelDoor,
         clock: Clock,
         journal: Journal,
         on_volume_gone: Callable[[int], None],
@@ -65,12 +71,15 @@ class CallBackChannel:
         self._stub = stub
         self._metadata = (("afs-host-uuid", host_uuid),)
         self._cache = cache
+        self._kernel = kernel
         self._clock = clock
         self._journal = journal
         self._on_volume_gone = on_volume_gone
         self._state = cache.server(address).channel
         self._driver = Driver(deadline=self._state.deadline, tick=self._tick, clock=clock)
         self._outgoing: asyncio.Queue[pb.AttachRequest] = asyncio.Queue()
+        # What the kernel is being told, and the sequences to be acknowledged after that, in order.
+        self._held: deque[tuple[asyncio.Future[None], int]] = deque()
         self._leave = asyncio.Event()
         self._retry_s = REATTACH_FIRST_S
         self.attached = asyncio.Event()
@@ -106,6 +115,7 @@ class CallBackChannel:
         """Opens the stream and stays with it; returns why it ended."""
         call = self._stub.Attach(metadata=self._metadata, wait_for_ready=True)
         self._outgoing = asyncio.Queue()
+        self._held.clear()
         self._leave.clear()
         self._outgoing.put_nowait(pb.AttachRequest(hello=self._hello()))
         self._state.on_opened(self._clock.now())
@@ -231,7 +241,7 @@ class CallBackChannel:
         for instruction in instructions:
             match instruction:
                 case SendAck(sequence):
-                    self._put(pb.AttachRequest(ack=pb.Ack(sequence=sequence)))
+                    self._acknowledge(sequence)
                 case SendRenewLease(number):
                     self._put(pb.AttachRequest(renew_lease=pb.RenewLease(number=number)))
                 case Reattach(reason):
@@ -239,6 +249,22 @@ class CallBackChannel:
                     self._leave.set()
                     self._lost()
         self._driver.poke()
+
+    def _acknowledge(self, sequence: int) -> None:
+        """Acknowledges as soon as the kernel knows what is stale by now."""
+        settling = self._kernel.settle()
+        if settling is None and not self._held:
+            self._put(pb.AttachRequest(ack=pb.Ack(sequence=sequence)))
+            return
+        if settling is None:
+            settling = self._held[-1][0]
+        self._held.append((settling, sequence))
+        settling.add_done_callback(self._release)
+
+    def _release(self, _: asyncio.Future[None]) -> None:
+        while self._held and self._held[0][0].done():
+            _, sequence = self._held.popleft()
+            self._put(pb.AttachRequest(ack=pb.Ack(sequence=sequence)))
 
     def _put(self, message: pb.AttachRequest) -> None:
         if self._outgoing.qsize() >= MAX_UNSENT:

@@ -19,6 +19,7 @@ from clientd.callback_channel import CallBackChannel
 from clientd.core.cache import VnodeCache
 from clientd.core.promise import Ticket
 from clientd.journal import Journal
+from clientd.kernel_door import KernelDoor
 from clientd.retry import was_refused
 from clientd.upload import Upload, is_made_up
 
@@ -49,6 +50,7 @@ class FileServerClient:
         address: host:port.
         host_uuid: who we are.
         cache: takes in statuses and promises.
+        kernel: knows what is stale before a break is acknowledged.
         clock: steady time.
         journal: counts and tells.
         on_volume_gone: told the id of a volume that moved or was deleted.
@@ -60,6 +62,7 @@ class FileServerClient:
         *,
         host_uuid: str,
         cache: VnodeCache,
+        kernel: KernelDoor,
         clock: Clock,
         journal: Journal,
         on_volume_gone: Callable[[int], None],
@@ -81,6 +84,7 @@ class FileServerClient:
             callback_channel_pb2_grpc.CallBackChannelStub(self._breaks),
             host_uuid=host_uuid,
             cache=cache,
+            kernel=kernel,
             clock=clock,
             journal=journal,
             on_volume_gone=on_volume_gone,

@@ -15,6 +15,7 @@ from clientd.core.entry import CacheEntry
 from clientd.core.stall import TURN_S, StallDetector
 from clientd.fileserver_client import FileServerClient
 from clientd.journal import Journal
+from clientd.kernel_door import KernelDoor
 from clientd.volume_location import VolumeLocation
 
 _log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ class FileServers:
         host_uuid: who we are.
         cache: what is remembered of vnodes.
         location: told of volumes that moved.
+        kernel: told of what is stale.
         clock: steady time.
         journal: counts and tells.
     """
@@ -37,12 +39,14 @@ class FileServers:
         host_uuid: str,
         cache: VnodeCache,
         location: VolumeLocation,
+        kernel: KernelDoor,
         clock: Clock,
         journal: Journal,
     ) -> None:
         self._host_uuid = host_uuid
         self._cache = cache
         self._location = location
+        self._kernel = kernel
         self._clock = clock
         self._journal = journal
         self._clients: dict[str, FileServerClient] = {}
@@ -57,6 +61,7 @@ class FileServers:
                 address,
                 host_uuid=self._host_uuid,
                 cache=self._cache,
+                kernel=self._kernel,
                 clock=self._clock,
                 journal=self._journal,
                 on_volume_gone=self._location.forget,
@@ -81,6 +86,20 @@ class FileServers:
         if self._stall.look(now):
             self._stalled()
         return self._cache.trusted(fid, now)
+
+    def trusted_for(self, fid: Fid) -> tuple[CacheEntry | None, float]:
+        """As `trusted`, and for how many seconds; None and 0 if it may not be answered from."""
+        now = self._clock.now()
+        if self._stall.look(now):
+            self._stalled()
+        entry = self._cache.trusted(fid, now)
+        if entry is None or entry.promise is None:
+            return None, 0.0
+        return entry, self._cache.relied_on_until(entry.promise) - now
+
+    def known(self, fid: Fid) -> CacheEntry | None:
+        """The cached entry, whether or not it may be answered from."""
+        return self._cache.peek(fid)
 
     def now(self) -> float:
         """Steady seconds."""
@@ -119,5 +138,6 @@ class FileServers:
         self._journal.count("stalls")
         self._journal.tell("process.stalled")
         _log.info("process.stalled")
+        self._kernel.all_stale()
         for client in self._clients.values():
             client.channel.on_stall()

@@ -12,8 +12,10 @@ from clientd.disk_cache import DiskCache
 from clientd.file_data import FileData
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
+from clientd.kernel_door import KernelDoor
 from clientd.path_walk import PathWalk
 from clientd.statuses import Statuses
+from clientd.vnode_changes import VnodeChanges
 from clientd.volume_identity import VolumeIdentity
 from clientd.volume_location import VolumeLocation
 from clientd.volumes import Volumes
@@ -27,6 +29,7 @@ class Services:
     host_uuid: str
     clock: Clock
     journal: Journal
+    kernel: KernelDoor
     cache: VnodeCache
     disk: DiskCache
     location: VolumeLocation
@@ -36,6 +39,7 @@ class Services:
     directories: Directories
     data: FileData
     walk: PathWalk
+    vnode_changes: VnodeChanges
     changes: Changes
     writing: Writing
 
@@ -50,10 +54,16 @@ class Services:
         journal: Journal,
     ) -> Services:
         """Makes all parts around a disk cache."""
-        cache = VnodeCache()
+        kernel = KernelDoor()
+        cache = VnodeCache(onlooker=kernel)
         location = VolumeLocation(location_address, clock=clock, journal=journal)
         servers = FileServers(
-            host_uuid=host_uuid, cache=cache, location=location, clock=clock, journal=journal
+            host_uuid=host_uuid,
+            cache=cache,
+            location=location,
+            kernel=kernel,
+            clock=clock,
+            journal=journal,
         )
         statuses = Statuses(cache, servers, journal)
         directories = Directories(cache, servers, statuses, journal)
@@ -67,11 +77,13 @@ class Services:
             journal=journal,
         )
         walk = PathWalk(cache, volumes, statuses, directories)
-        changes = Changes(cache, disk, servers, walk, directories, journal)
+        vnode_changes = VnodeChanges(cache, disk, servers, journal)
+        changes = Changes(vnode_changes, walk, directories)
         return cls(
             host_uuid=host_uuid,
             clock=clock,
             journal=journal,
+            kernel=kernel,
             cache=cache,
             disk=disk,
             location=location,
@@ -81,13 +93,14 @@ class Services:
             directories=directories,
             data=FileData(disk, statuses, journal),
             walk=walk,
+            vnode_changes=vnode_changes,
             changes=changes,
-            writing=Writing(cache, disk, walk, statuses, servers, changes, journal),
+            writing=Writing(cache, disk, walk, statuses, servers, vnode_changes, journal),
         )
 
     async def stop(self) -> None:
         """Stops everything, in the order of use; the cache is complete on disk afterwards."""
-        await self.changes.stop()
+        await self.vnode_changes.stop()
         await self.data.stop()
         await self.servers.stop()
         await self.location.close()

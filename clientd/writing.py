@@ -25,7 +25,6 @@ from afs.types import SetStatus, Vnode, VnodeType
 from afs.v1 import cache_manager_pb2
 from afs.v1 import file_server_pb2 as pb
 from afs.wire import check_length, fid_to_wire, set_status_from_wire, set_status_to_wire
-from clientd.changes import Changes
 from clientd.core.cache import VnodeCache
 from clientd.core.piece import PieceKey
 from clientd.disk_cache import DiskCache
@@ -35,6 +34,7 @@ from clientd.journal import Journal
 from clientd.path_walk import Absent, CellRoot, PathWalk, Place
 from clientd.spool import Spool
 from clientd.statuses import Statuses, callback_of
+from clientd.vnode_changes import VnodeChanges
 
 NOTHING: Final = SetStatus()
 
@@ -59,7 +59,7 @@ class Writing:
         walk: PathWalk,
         statuses: Statuses,
         servers: FileServers,
-        changes: Changes,
+        changes: VnodeChanges,
         journal: Journal,
     ) -> None:
         self._cache = cache

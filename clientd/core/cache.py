@@ -36,7 +36,8 @@ from clientd.core.entry import CacheEntry, EarlyChange
 from clientd.core.known_server import KnownServer
 from clientd.core.listing import Edit, Listing
 from clientd.core.marks import BreakMarks
-from clientd.core.promise import PromiseOffer, Ticket
+from clientd.core.onlooker import Onlooker
+from clientd.core.promise import Promise, PromiseOffer, Ticket
 from clientd.core.validation import Verdict
 
 # About 1 KiB each: bounds the memory of statuses to some 200 MiB.
@@ -54,12 +55,17 @@ class VnodeCache:
     Args:
         max_vnodes: entries kept; at least 1.
         max_names: names kept in all listings together.
+        onlooker: told of what ends or changes.
     """
 
     def __init__(
-        self, max_vnodes: int = MAX_CACHED_VNODES, max_names: int = MAX_CACHED_NAMES
+        self,
+        max_vnodes: int = MAX_CACHED_VNODES,
+        max_names: int = MAX_CACHED_NAMES,
+        onlooker: Onlooker | None = None,
     ) -> None:
         assert max_vnodes >= 1
+        self._onlooker = onlooker or Onlooker()
         self._max_vnodes = max_vnodes
         self._max_names = max_names
         self._servers: dict[str, KnownServer] = {}
@@ -78,7 +84,7 @@ class VnodeCache:
         """The fileserver at this address; known from now on if it was not."""
         known = self._servers.get(address)
         if known is None:
-            known = self._servers[address] = KnownServer(address)
+            known = self._servers[address] = KnownServer(address, self._onlooker)
         return known
 
     def servers(self) -> Iterable[KnownServer]:
@@ -116,6 +122,10 @@ class VnodeCache:
             and not self._is_distrusted(entry, now)
             and validation.is_trusted(promise, self._servers[promise.server].channel, now)
         )
+
+    def relied_on_until(self, promise: Promise) -> float:
+        """Until when a promise of a trusted entry may be relied on if nothing more is heard."""
+        return min(promise.expires_at, self._servers[promise.server].channel.lease_until)
 
     def entries(self) -> Iterator[CacheEntry]:
         """All entries, least recently used first. Not to be used across a change."""
@@ -172,6 +182,7 @@ class VnodeCache:
             if vnode.data_version > entry.status.data_version:
                 entry.status = vnode
             return False
+        self._onlooker.names_changed(vnode.fid, [edit.changed_name for edit in edits])
         if vnode.data_version > entry.status.data_version:
             entry.early[vnode.data_version] = EarlyChange(vnode, tuple(edits))
             self._catch_up(entry)
@@ -300,6 +311,7 @@ class VnodeCache:
     def on_lost(self, address: str) -> None:
         """The channel is gone: no promise stands, unless the fileserver says it was kept."""
         self.server(address).channel.on_closed()
+        self._onlooker.all_stale()
 
     def end_volume(self, address: str, volume: int) -> None:
         """The volume is not asked for at this fileserver any more: its promises from there end."""
@@ -350,7 +362,10 @@ class VnodeCache:
             return verdict
         if held and self._is_later(entry, vnode, offer):
             return Verdict.OVERTAKEN
-        self._end_promise(entry)
+        if entry.promise is not None:
+            self._servers[entry.promise.server].take_back(entry)
+            if entry.status != vnode:
+                self._onlooker.changed(vnode.fid)
         entry.status = vnode
         entry.broken_for = None
         server = self._servers[ticket.server]

@@ -9,6 +9,7 @@ from clientd.core import validation
 from clientd.core.channel import ChannelState
 from clientd.core.entry import CacheEntry
 from clientd.core.marks import BreakMarks
+from clientd.core.onlooker import Onlooker
 from clientd.core.promise import Promise
 
 
@@ -23,10 +24,12 @@ class KnownServer:
         channel: the callback channel.
         marks: how far its breaks have reached.
         promised: entries under a promise, expired ones included, by volume and Fid.
+        onlooker: told whose promises end.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, onlooker: Onlooker) -> None:
         self.address = address
+        self.onlooker = onlooker
         self.channel = ChannelState()
         self.marks = BreakMarks()
         self.promised: dict[int, dict[Fid, CacheEntry]] = {}
@@ -43,6 +46,11 @@ class KnownServer:
 
     def end(self, entry: CacheEntry) -> None:
         """The entry's promise is no more, nor what rested on it."""
+        self.take_back(entry)
+        self.onlooker.stale(entry.fid)
+
+    def take_back(self, entry: CacheEntry) -> None:
+        """As `end`, of a promise in whose place another one comes."""
         entry.promise = None
         entry.early.clear()
         volume = self.promised[entry.fid.volume]

@@ -16,12 +16,22 @@ class AddName:
 
     entry: DirectoryEntry
 
+    @property
+    def changed_name(self) -> str:
+        """The name it is about."""
+        return self.entry.name
+
 
 @dataclass(frozen=True, slots=True)
 class RemoveName:
     """The directory has no entry of this name any more."""
 
     name: str
+
+    @property
+    def changed_name(self) -> str:
+        """The name it is about."""
+        return self.name
 
 
 Edit = AddName | RemoveName

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from afs.types import Fid, Vnode, VnodeType, root_fid
 from clientd.core.cache import VnodeCache
@@ -50,9 +51,9 @@ def attach(
     assert channel.trusts(now)
 
 
-def attached_cache(**bounds: int) -> VnodeCache:
+def attached_cache(**options: Any) -> VnodeCache:
     """A cache with one attached fileserver, at time 0."""
-    cache = VnodeCache(**bounds)
+    cache = VnodeCache(**options)
     attach(cache)
     return cache
 
