@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from afs.types import BreakReason, DirectoryEntry, Fid, VnodeType, whole_volume_fid
 from clientd.core.cache import VnodeCache
-from clientd.core.listing import AddName, Listing, RemoveName
+from clientd.core.listing import AddName, Edit, Listing, RemoveName
 from clientd.core.onlooker import Onlooker
 from tests.clientd.core.vnodes import (
     EPOCH,
@@ -99,7 +99,7 @@ def test_own_changes_are_told_with_their_names() -> None:
     """A directory's names one by one: its other names are right still."""
     cache, notes = watched()
     directory = vnode(DIRECTORY, kind=VnodeType.DIRECTORY)
-    edits = [RemoveName("old"), AddName(DirectoryEntry("new", FILE, VnodeType.FILE))]
+    edits: list[Edit] = [RemoveName("old"), AddName(DirectoryEntry("new", FILE, VnodeType.FILE))]
     assert cache.apply_directory_changed(longer(directory), edits, 0.0)
     ticket = cache.ticket(SERVER, 0.0)
     cache.apply_changed(ticket, replace(vnode(FILE), mode=0o600), offer(2), 0.0)
