@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,9 +32,9 @@ import structlog
 from afs.errors import AfsCode, AfsError
 from afs.runtime.clock import Clock
 from afs.types import Fid
-from clientd.core.piece import PieceKey, disk_bytes_of
+from clientd.core.piece import PieceKey, StoredPiece, disk_bytes_of
 from clientd.core.piece_table import PieceTable
-from clientd.disk_files import DiskFiles
+from clientd.disk_files import DiskFiles, unlink
 from clientd.disk_index import DiskIndex
 from clientd.index_follower import IndexFollower
 from clientd.journal import Journal
@@ -100,6 +101,8 @@ class DiskCache:
                 raise AfsError(
                     AfsCode.VBUSY, f"cache directory {folder} is in use by another clientd"
                 ) from None
+            # What was dirty when the last life ended was its programs' only.
+            shutil.rmtree(folder / "dirty", ignore_errors=True)
             index = DiskIndex(folder / "index.sqlite3")
             if index.replaced:
                 _log.warning("cache_index.replaced", folder=str(folder), why=index.replaced)
@@ -189,11 +192,68 @@ class DiskCache:
             return False
         finally:
             self._table.release(size)
+        return await self._add(key, stored)
+
+    async def _add(self, key: PieceKey, stored: StoredPiece) -> bool:
+        """The piece's file is there; False if it is of no use any more."""
         if self._table.is_outdated(key):
             # A newer version came meanwhile.
             await self._unlink([key])
             return False
         await self._unlink(self._table.add(key, stored))
+        return True
+
+    async def adopt(self, key: PieceKey, path: Path, stored: StoredPiece) -> bool:
+        """Makes a file in the cache directory, for which room is reserved, a piece of the cache.
+
+        Returns:
+            False if it could not be; the file is gone, or of no use, in any case.
+        """
+        task = asyncio.create_task(self._adopt(key, path, stored))
+        self._putting.add(task)
+        task.add_done_callback(self._putting.discard)
+        return await asyncio.shield(task)
+
+    async def _adopt(self, key: PieceKey, path: Path, stored: StoredPiece) -> bool:
+        try:
+            await self._in_thread(self._files.adopt, key, path)
+        except OSError as error:
+            self._write_failed(error)
+            return False
+        finally:
+            self._table.release(stored.disk_bytes)
+        return await self._add(key, stored)
+
+    async def carry_over(
+        self, fid: Fid, data_version: int, new_version: int, keep: Callable[[int], bool]
+    ) -> None:
+        """The vnode has a new DataVersion, by a change of ours that left some pieces as they were.
+
+        Args:
+            fid: the vnode.
+            data_version: what it was.
+            new_version: what it is.
+            keep: tells by its number whether a piece is as it was; the others go.
+        """
+        task = asyncio.create_task(self._carry_over(fid, data_version, new_version, keep))
+        self._putting.add(task)
+        task.add_done_callback(self._putting.discard)
+        await asyncio.shield(task)
+
+    async def _carry_over(
+        self, fid: Fid, data_version: int, new_version: int, keep: Callable[[int], bool]
+    ) -> bool:
+        before = [
+            PieceKey(fid, data_version, number)
+            for number in self._table.numbers(fid, data_version)
+            if keep(number)
+        ]
+        # Linked under the new names, then known by them, then unlinked under the old ones: whoever
+        # reads a piece meanwhile finds it.
+        linked = await self._in_thread(self._files.link, before, new_version)
+        gone = self._table.carry_over(fid, data_version, new_version, linked)
+        kept = set(self._table.numbers(fid, new_version))
+        await self._unlink(gone + [PieceKey(fid, new_version, number) for number in linked - kept])
         return True
 
     async def reserve(self, size: int) -> bool:
@@ -241,6 +301,10 @@ class DiskCache:
         gone = [self._table.forget(fid) for fid in fids]
         await self._unlink([key for keys in gone for key in keys])
         return sum(map(bool, gone))
+
+    def unlink_behind(self, path: Path) -> None:
+        """Removes a file of ours in the cache directory; nobody waits for that."""
+        self._threads.submit(unlink, path)
 
     # --- within ---
 

@@ -59,10 +59,27 @@ class DiskFiles:
             raise
         return StoredPiece(len(data), blake3(data).digest())
 
+    def adopt(self, key: PieceKey, path: Path) -> None:
+        """Makes a file on this file system the piece's.
+
+        Raises:
+            OSError: it is where it was.
+        """
+        path.rename(self.path(key))
+
+    def link(self, keys: Iterable[PieceKey], new_version: int) -> set[int]:
+        """Makes pieces' files those of another DataVersion as well; returns of which it did."""
+        linked: set[int] = set()
+        for key in keys:
+            with suppress(OSError):
+                os.link(self.path(key), self.path(key._replace(data_version=new_version)))
+                linked.add(key.number)
+        return linked
+
     def unlink(self, keys: Iterable[PieceKey]) -> None:
         """Removes files; one that cannot be removed is left to the next start."""
         for key in keys:
-            _unlink(self.path(key))
+            unlink(self.path(key))
 
     def recover(self, index: DiskIndex, table: PieceTable) -> None:
         """Fills the table with what index and files agree on, and removes all other files."""
@@ -83,9 +100,10 @@ class DiskFiles:
             del files[str(self.path(key))]
         self.unlink(unwanted)
         for path in files:
-            _unlink(Path(path))
+            unlink(Path(path))
 
 
-def _unlink(path: Path) -> None:
+def unlink(path: Path) -> None:
+    """Removes a file, if that is possible."""
     with suppress(OSError):
         path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from clientd.file_data import FileData
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.kernel_door import KernelDoor
+from clientd.open_files import OpenFiles
 from clientd.path_walk import PathWalk
 from clientd.statuses import Statuses
 from clientd.vnode_changes import VnodeChanges
@@ -42,6 +43,7 @@ class Services:
     vnode_changes: VnodeChanges
     changes: Changes
     writing: Writing
+    open_files: OpenFiles
 
     @classmethod
     def wire(
@@ -79,6 +81,7 @@ class Services:
         walk = PathWalk(cache, volumes, statuses, directories)
         vnode_changes = VnodeChanges(cache, disk, servers, journal)
         changes = Changes(vnode_changes, walk, directories)
+        data = FileData(disk, statuses, journal)
         return cls(
             host_uuid=host_uuid,
             clock=clock,
@@ -91,15 +94,25 @@ class Services:
             volumes=volumes,
             statuses=statuses,
             directories=directories,
-            data=FileData(disk, statuses, journal),
+            data=data,
             walk=walk,
             vnode_changes=vnode_changes,
             changes=changes,
             writing=Writing(cache, disk, walk, statuses, servers, vnode_changes, journal),
+            open_files=OpenFiles(
+                cache=cache,
+                disk=disk,
+                servers=servers,
+                statuses=statuses,
+                data=data,
+                clock=clock,
+                journal=journal,
+            ),
         )
 
     async def stop(self) -> None:
         """Stops everything, in the order of use; the cache is complete on disk afterwards."""
+        await self.open_files.stop()
         await self.vnode_changes.stop()
         await self.data.stop()
         await self.servers.stop()

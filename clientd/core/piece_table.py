@@ -18,7 +18,7 @@ Invariants
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -80,6 +80,11 @@ class PieceTable:
         file = self._files.get(key.fid)
         return file is not None and file.data_version > key.data_version
 
+    def numbers(self, fid: Fid, data_version: int) -> list[int]:
+        """The file's pieces of that DataVersion that are here."""
+        file = self._files.get(fid)
+        return [] if file is None or file.data_version != data_version else list(file.numbers)
+
     def cached_bytes(self, fid: Fid, data_version: int) -> int:
         """Bytes of the file's data at that DataVersion that are here."""
         file = self._files.get(fid)
@@ -115,6 +120,22 @@ class PieceTable:
         if file is None or file.data_version == data_version:
             return []
         return self.forget(fid)
+
+    def carry_over(
+        self, fid: Fid, data_version: int, new_version: int, kept: Set[int]
+    ) -> list[PieceKey]:
+        """The file has a new DataVersion; of its pieces these are as they were, the others go.
+
+        Nothing happens if the pieces here are of another version than they were thought to be.
+        """
+        file = self._files.get(fid)
+        if file is None or file.data_version != data_version:
+            return []
+        gone = self._remove(fid, [number for number in file.numbers if number not in kept])
+        gone += [PieceKey(fid, data_version, number) for number in file.numbers]
+        file.data_version = new_version
+        self._changed.update(Slot(fid, number) for number in file.numbers)
+        return gone
 
     def forget(self, fid: Fid) -> list[PieceKey]:
         """The file's pieces go."""

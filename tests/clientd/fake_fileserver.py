@@ -48,6 +48,14 @@ class Node:
     names: dict[str, Fid] = field(default_factory=dict)
 
 
+@dataclass
+class Stored:
+    """One StoreData that was done."""
+
+    opening: file_server_pb2.StoreDataOpen
+    data: bytes
+
+
 class Gate:
     """Holds the replies of one method back until opened."""
 
@@ -88,6 +96,8 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
         self.volumes: dict[str, int] = {"home": VOLUME}
         self.calls: Counter[str] = Counter()
         self.hosts: set[str] = set()
+        # What was stored, in order.
+        self.stores: list[Stored] = []
         self.sequence = 1
         self.acked: asyncio.Queue[int] = asyncio.Queue()
         self._gates: dict[str, Gate] = {}
@@ -304,17 +314,36 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             stored += request.data
         assert opening is not None
         node = self._node(opening.fid)
+        if (
+            opening.HasField("expected_data_version")
+            and opening.expected_data_version != node.vnode.data_version
+        ):
+            raise AfsError(AfsCode.EAGAIN, f"{opening.fid} changed")
+        self.stores.append(Stored(opening, bytes(stored)))
         data = bytearray(node.data)
         if opening.HasField("truncate_to"):
             del data[opening.truncate_to :]
-        if len(data) < opening.offset:
+            data += bytes(opening.truncate_to - len(data))
+        if stored and len(data) < opening.offset:
             data += bytes(opening.offset - len(data))
-        data[opening.offset : opening.offset + len(stored)] = stored
+        if stored:
+            data[opening.offset : opening.offset + len(stored)] = stored
         self.change(node.vnode.fid, bytes(data))
         self._set(node, opening.set_status)
         return await self._end(
             "StoreData",
             file_server_pb2.StoreDataResponse(
+                status=status_to_wire(node.vnode), callback=self._promise()
+            ),
+        )
+
+    async def StoreStatus(self, request: Any, context: Any) -> Any:
+        await self._begin("StoreStatus", context)
+        node = self._node(request.fid)
+        self._set(node, request.set_status)
+        return await self._end(
+            "StoreStatus",
+            file_server_pb2.StoreStatusResponse(
                 status=status_to_wire(node.vnode), callback=self._promise()
             ),
         )
@@ -540,6 +569,8 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
     def _set(node: Node, set_status: types_pb2.SetStatus) -> None:
         if set_status.HasField("mode"):
             node.vnode = replace(node.vnode, mode=set_status.mode)
+        if set_status.HasField("client_mtime_ns"):
+            node.vnode = replace(node.vnode, client_mtime_ns=set_status.client_mtime_ns)
 
     def _touch(self, directory: Node) -> None:
         directory.vnode = replace(

@@ -57,6 +57,28 @@ def test_newer_version_drops_the_older() -> None:
     assert (table.used_bytes, table.file_count(), table.fids()) == (0, 0, [])
 
 
+def test_a_change_of_ours_carries_pieces_over() -> None:
+    """Those that it left alone are of the new version; the index hears of all of them."""
+    table = PieceTable()
+    for number in range(3):
+        table.add(PieceKey(FIDS[0], 1, number), stored(10))
+    table.take_changes()
+    assert table.carry_over(FIDS[0], 7, 8, {0}) == []
+    assert table.carry_over(FIDS[1], 1, 2, {0}) == []
+    assert sorted(table.numbers(FIDS[0], 1)) == [0, 1, 2]
+    assert table.numbers(FIDS[0], 2) == []
+    gone = table.carry_over(FIDS[0], 1, 2, {0, 2})
+    assert sorted(gone) == [PieceKey(FIDS[0], 1, number) for number in range(3)]
+    assert sorted(table.numbers(FIDS[0], 2)) == [0, 2]
+    assert table.has(PieceKey(FIDS[0], 2, 2))
+    assert table.used_bytes == 2 * BLOCK_BYTES
+    added, removed = table.take_changes()
+    assert sorted(key for key, _ in added) == [PieceKey(FIDS[0], 2, number) for number in (0, 2)]
+    assert removed == [(FIDS[0], 1)]
+    assert len(table.carry_over(FIDS[0], 2, 3, set())) == 2
+    assert not table.has_any(FIDS[0])
+
+
 def test_least_recently_used_goes_first() -> None:
     """By bytes and by number; a find counts as a use."""
     table = PieceTable(max_pieces=3)
