@@ -1,7 +1,8 @@
 """What can go wrong in operation, by AFS code, and the one table from codes to gRPC status.
 
 Assertions are for our own bugs; `AfsError` is for what can happen to a correct program. Source of
-the V* codes: OpenAFS `afs/errors.h`; the errno codes are the system's own.
+the V* codes: OpenAFS `afs/errors.h`, of the RXKAD* codes: `rxkad_errs.et`; the errno codes are the
+system's own.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ class AfsCode(IntEnum):
     VIO = 112
     # Doors.
     RXKADNOAUTH = 19270405
+    RXKADBADTICKET = 19270407
+    RXKADUNKNOWNKEY = 19270408
+    RXKADEXPIRED = 19270409
     # Bounds of ours on a caller's use of the server.
     VLIMIT = 130
 
@@ -90,6 +94,9 @@ GRPC_STATUS: Final[dict[AfsCode, grpc.StatusCode]] = {
     AfsCode.EPERM: grpc.StatusCode.PERMISSION_DENIED,
     AfsCode.EACCES: grpc.StatusCode.PERMISSION_DENIED,
     AfsCode.RXKADNOAUTH: grpc.StatusCode.UNAUTHENTICATED,
+    AfsCode.RXKADBADTICKET: grpc.StatusCode.UNAUTHENTICATED,
+    AfsCode.RXKADUNKNOWNKEY: grpc.StatusCode.UNAUTHENTICATED,
+    AfsCode.RXKADEXPIRED: grpc.StatusCode.UNAUTHENTICATED,
     AfsCode.EINVAL: grpc.StatusCode.INVALID_ARGUMENT,
     AfsCode.ENAMETOOLONG: grpc.StatusCode.INVALID_ARGUMENT,
     AfsCode.EFBIG: grpc.StatusCode.OUT_OF_RANGE,

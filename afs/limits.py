@@ -115,6 +115,44 @@ MAX_VOLUME_NAME_BYTES: Final = 22
 # Events a slow Watch reader may lag behind before some are dropped and counted.
 WATCH_BACKLOG_EVENTS: Final = 10_000
 
+# --- doors ----------------------------------------------------------------------------------------
+
+# Two machines' clocks may differ by this much before a token is too old, or not yet good.
+TOKEN_CLOCK_TOLERANCE_S: Final = 60.0
+# A token that lives longer is refused, whoever issued it: a revocation must be remembered as long.
+MAX_TOKEN_LIFETIME_S: Final = 30 * 24 * 3600
+# What `afsctl login` asks for: a working day and the evening. Source: the AFS default of 10-25 h.
+TOKEN_LIFETIME_S: Final = 25 * 3600
+# A longer token is none: with room for the claims of an outside issuer, below MAX_METADATA_BYTES.
+MAX_TOKEN_BYTES: Final = 8 * KIB
+# A daemon issues itself a new token for its calls to others when half of this has passed.
+DAEMON_TOKEN_LIFETIME_S: Final = 600.0
+# Files of issuers and revocations are looked at this often: a revocation takes effect so soon.
+TRUST_POLL_S: Final = 2.0
+# Tokens that were verified are remembered, so that a caller costs one signature and not one a call;
+# some 1 KiB each.
+VERIFIED_TOKENS_KEPT: Final = 4096
+# What groups a caller is in is asked again after this long: an added or removed member counts so
+# soon. Source: OpenAFS fileserver, which asks again after 2 hours; people expect less.
+MEMBERSHIP_LIFETIME_S: Final = 60.0
+# While the protection database cannot be reached, what it said last counts for so long.
+MEMBERSHIP_STALE_S: Final = 600.0
+# Callers whose groups are remembered; some 1 KiB each.
+MEMBERSHIPS_KEPT: Final = 10_000
+# Longest a call waits for the protection database.
+PROTECTION_DEADLINE_S: Final = 10.0
+
+# Entries of one access list, positive and negative. Source: OpenAFS AFSOPAQUEMAX leaves room for
+# 20; a list is part of its directory's row, so this bounds the row to some 3 KiB.
+MAX_ACL_ENTRIES: Final = 128
+# Groups that a user who is no administrator may own. Source: OpenAFS PRGROUPQUOTA.
+GROUP_QUOTA: Final = 20
+# Groups of one user, members of one group: bounds what a fileserver remembers of a caller.
+MAX_GROUPS_OF_USER: Final = 1000
+MAX_MEMBERS_OF_GROUP: Final = 5000
+# Entries of the protection database in one answer, and names or ids in one question.
+MAX_PROTECTION_ENTRIES: Final = 1000
+
 # --- volumes --------------------------------------------------------------------------------------
 
 # Largest quota: 1 EiB, so that quota and use stay exact in 64 bits, in bytes too.

@@ -18,6 +18,7 @@ from afs.limits import (
     RECONNECT_MAX_S,
     RECONNECT_MIN_S,
 )
+from afs.runtime.outgoing import client_interceptors
 
 # What a status means when no AFS code came with it: it was made by gRPC itself, or by someone
 # else's server.
@@ -48,6 +49,7 @@ def open_channel(
 
     A peer that stopped answering (frozen, unplugged) is noticed within KEEPALIVE_TIME_S +
     KEEPALIVE_TIMEOUT_S while a call or stream is open; its calls then end with UNAVAILABLE.
+    They show the process's token, if it has one (`afs.runtime.outgoing`).
 
     Args:
         address: "host:port" or "unix:PATH".
@@ -57,7 +59,7 @@ def open_channel(
     return grpc.aio.insecure_channel(
         address,
         options=list((dict(_channel_options()) | dict(options)).items()),
-        interceptors=interceptors,
+        interceptors=[*(interceptors or ()), *client_interceptors(address)],
     )
 
 

@@ -50,6 +50,15 @@ class DaemonConfig(BaseModel):
         description="how events look on standard error (default: console on a terminal, else json)",
     )
     run_dir: Path = Field(Path("var/run"), description="directory of the daemon's unix sockets")
+    cell: str = Field("laterfs", min_length=1, description="name of the cell")
+    signing_key: Path | None = Field(
+        None,
+        description="file of the cell's signing key, by which a daemon of the cell shows other"
+        " daemons that it is one",
+    )
+    token_file: Path | None = Field(
+        None, description="file of a token to show other daemons, where there is no signing key"
+    )
 
 
 C = TypeVar("C", bound=DaemonConfig)

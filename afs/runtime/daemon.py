@@ -16,6 +16,7 @@ from afs.errors import AfsError
 from afs.runtime.config import DaemonConfig
 from afs.runtime.logs import configure_logging
 from afs.runtime.malloc import tune_malloc
+from afs.runtime.outgoing import show_tokens, token_source
 
 FAILURE_STATUS: Final = 1
 
@@ -45,6 +46,7 @@ def run_daemon(prog: str, config: DaemonConfig, start: Callable[[], Awaitable[Da
     configure_logging(config.log_level, config.log_format)
     tune_malloc()
     try:
+        show_tokens(token_source(config))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(prog, start))
     except AfsError as error:

@@ -1,0 +1,187 @@
+"""What each method of each service asks of its caller: the one table that is enforced and shown.
+
+`docs/rights.md` is written from it (`python -m tools.rights_table`), and a test walks it. A method
+that is not in it is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from afs.access.acl import Right
+from afs.access.caller import Caller
+from afs.errors import AfsCode, AfsError
+
+
+class Who(StrEnum):
+    """Whom a method is for."""
+
+    # Nothing is asked: system:anyuser.
+    ANYONE = "anyone"
+    # Whoever showed a token: system:authuser.
+    AUTHENTICATED = "any user"
+    # Members of system:administrators, superusers, and the cell's daemons.
+    ADMINISTRATOR = "administrators"
+    # The access list of a directory decides; `rights` are those asked for.
+    ACCESS_LIST = "access list"
+    # What the caller asks about must be their own, which the method itself looks at.
+    OWN = "own"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What one method asks of its caller.
+
+    Attributes:
+        who: whom it is for.
+        rights: on the directory that the request is about, or that its file is in.
+        also: what else is asked, in words, for the table.
+    """
+
+    who: Who
+    rights: Right = Right.NONE
+    also: str = ""
+
+    def check(self, caller: Caller, method: str) -> None:
+        """Refuses a caller for whom the method is not, whatever the request says.
+
+        Raises:
+            AfsError: RXKADNOAUTH for nobody where somebody is needed; EPERM.
+        """
+        if self.who is Who.ADMINISTRATOR and not caller.is_administrator:
+            raise _refused(caller, method, "it is for administrators")
+        if self.who is Who.AUTHENTICATED and caller.is_anonymous:
+            raise _refused(caller, method, "it is for users")
+
+
+_ANYONE: Final = Requirement(Who.ANYONE)
+_ADMINISTRATOR: Final = Requirement(Who.ADMINISTRATOR)
+_LOOKUP: Final = Requirement(Who.ACCESS_LIST, Right.LOOKUP)
+_INSERT: Final = Requirement(Who.ACCESS_LIST, Right.INSERT)
+_DELETE: Final = Requirement(Who.ACCESS_LIST, Right.DELETE)
+_LOCK: Final = Requirement(Who.ACCESS_LIST, Right.LOCK)
+_DROPPED: Final = "or `i` for the file's owner"
+_HOST: Final = Requirement(Who.OWN, also="a host's own promises")
+
+_FILE_SERVER: Final = {
+    "FetchStatus": _LOOKUP,
+    "BulkStatus": Requirement(Who.ACCESS_LIST, Right.LOOKUP, "for each Fid by itself"),
+    "FetchData": Requirement(Who.ACCESS_LIST, Right.READ),
+    "StoreData": Requirement(Who.ACCESS_LIST, Right.WRITE, _DROPPED),
+    "StoreStatus": Requirement(
+        Who.ACCESS_LIST, Right.WRITE, f"{_DROPPED}; administrators to change owner or group"
+    ),
+    "Lookup": Requirement(Who.ACCESS_LIST, Right.LOOKUP, "`l` also on a directory that is found"),
+    "ReadDir": _LOOKUP,
+    "CreateFile": _INSERT,
+    "MakeDir": _INSERT,
+    "Symlink": _INSERT,
+    "ReadLink": _LOOKUP,
+    "Link": _INSERT,
+    "RemoveFile": _DELETE,
+    "RemoveDir": _DELETE,
+    "Rename": Requirement(
+        Who.ACCESS_LIST,
+        Right.DELETE,
+        "`i` on the new directory, and `d` there if something is replaced",
+    ),
+    "FetchACL": _LOOKUP,
+    "StoreACL": Requirement(Who.ACCESS_LIST, Right.ADMINISTER),
+    "SetLock": _LOCK,
+    "ExtendLock": _LOCK,
+    "ReleaseLock": _LOCK,
+    "GiveUpCallBacks": _HOST,
+    "GiveUpAllCallBacks": _HOST,
+    "GetVolumeStatus": Requirement(Who.ACCESS_LIST, Right.LOOKUP, "on the root directory"),
+    "SetVolumeStatus": _ADMINISTRATOR,
+    "GetTime": _ANYONE,
+    "GetCapabilities": _ANYONE,
+}
+_VOL_SERVER: Final = {
+    **dict.fromkeys(("Examine", "ListVolumes", "ListPartitions", "ListTransactions"), _ANYONE),
+    **dict.fromkeys(
+        (
+            "Create",
+            "Delete",
+            "Clone",
+            "Backup",
+            "Move",
+            "Copy",
+            "Release",
+            "AddSite",
+            "RemoveSite",
+            "Dump",
+            "Restore",
+            "Offline",
+            "Online",
+            "SetFields",
+            "EndTransaction",
+            "RenameVolume",
+            "WatchTold",
+            "Salvage",
+            "Verify",
+        ),
+        _ADMINISTRATOR,
+    ),
+}
+_VOLUME_LOCATION: Final = {
+    **dict.fromkeys(("GetEntry", "ListEntries"), _ANYONE),
+    **dict.fromkeys(
+        ("CreateEntry", "ReplaceEntry", "DeleteEntry", "Lock", "Unlock"), _ADMINISTRATOR
+    ),
+}
+_OWNER: Final = "the group's owner, or administrators"
+_PROTECTION: Final = {
+    "WhoAmI": _ANYONE,
+    "Translate": _ANYONE,
+    "Examine": _ANYONE,
+    "GetMembership": Requirement(Who.OWN, also="a user's own, or administrators"),
+    "ListMembers": Requirement(
+        Who.OWN,
+        also="a user's own groups; a group's members for them and its owner; administrators",
+    ),
+    "ListEntries": _ADMINISTRATOR,
+    "CreateUser": _ADMINISTRATOR,
+    "CreateGroup": Requirement(
+        Who.AUTHENTICATED, also="named after the user who owns it, except by administrators"
+    ),
+    "Delete": Requirement(Who.OWN, also=f"{_OWNER}; users: administrators"),
+    "AddMember": Requirement(Who.OWN, also=_OWNER),
+    "RemoveMember": Requirement(Who.OWN, also=f"{_OWNER}, or the member"),
+    "Rename": Requirement(Who.OWN, also=f"{_OWNER}; users: administrators"),
+    "ChangeOwner": Requirement(Who.OWN, also=_OWNER),
+}
+
+REQUIREMENTS: Final = {
+    f"/{service}/{method}": requirement
+    for service, methods in {
+        "afs.v1.FileServer": _FILE_SERVER,
+        "afs.v1.CallBackChannel": {"Attach": Requirement(Who.OWN, also="a host's own channel")},
+        "afs.v1.FileServerDebug": dict.fromkeys(
+            ("DumpHosts", "DumpCallBacks", "GetCounters", "Watch"), _ADMINISTRATOR
+        ),
+        "afs.v1.FSSync": dict.fromkeys(("VolumeOp", "WatchBreaks"), _ADMINISTRATOR),
+        "afs.v1.VolServer": _VOL_SERVER,
+        "afs.v1.VolTransfer": {"Receive": _ADMINISTRATOR},
+        "afs.v1.VolumeLocation": _VOLUME_LOCATION,
+        "afs.v1.Protection": _PROTECTION,
+        "grpc.health.v1.Health": dict.fromkeys(("Check", "List", "Watch"), _ANYONE),
+        "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": _ANYONE},
+        "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": _ANYONE},
+    }.items()
+    for method, requirement in methods.items()
+}
+
+
+def file_server_rights(method: str) -> Right:
+    """The rights that a method of FileServer asks for on the directory it is about."""
+    return _FILE_SERVER[method].rights
+
+
+def _refused(caller: Caller, method: str, why: str) -> AfsError:
+    name = method.rpartition("/")[2]
+    if caller.is_anonymous:
+        return AfsError(AfsCode.RXKADNOAUTH, f"{name} needs a token: {why}; log in first")
+    return AfsError(AfsCode.EPERM, f"{caller.name} may not call {name}: {why}")

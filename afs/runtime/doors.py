@@ -1,0 +1,144 @@
+"""Who is calling: read from every call before its servicer sees it, and asked for what it needs.
+
+The token is the metadata `authorization: Bearer TOKEN`. A call without one is from
+system:anyuser; one with a token that is not valid is refused, never taken for nobody's. Whoever
+calls through a unix socket is whom its mode lets in: the daemon's own user.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+
+from afs.access.caller import Caller
+from afs.access.requirements import REQUIREMENTS
+from afs.errors import AfsCode, AfsError
+from afs.identity.callers import DAEMON, Callers
+from afs.runtime.interceptors import Context, Continuation, Handler
+from afs.runtime.listening import UNIX_PREFIX
+
+AUTHORIZATION_METADATA: Final = "authorization"
+_BEARER: Final = "bearer "
+
+# Who makes the current call; None where authorization is off, and everybody may do everything.
+current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
+
+
+class Refusals(Protocol):
+    """Hears of calls that were refused."""
+
+    def __call__(self, method: str, peer: str, error: AfsError) -> None: ...
+
+
+def token_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    """The token in a call's metadata; None if there is none.
+
+    Raises:
+        AfsError: RXKADBADTICKET for anything but one bearer token.
+    """
+    token: str | None = None
+    for key, value in metadata or ():
+        if key != AUTHORIZATION_METADATA:
+            continue
+        text = value if isinstance(value, str) else value.decode("ascii", "replace")
+        if token is not None or not text[: len(_BEARER)].lower() == _BEARER:
+            raise AfsError(
+                AfsCode.RXKADBADTICKET,
+                f"metadata {AUTHORIZATION_METADATA}: expected one `Bearer TOKEN`",
+            )
+        token = text[len(_BEARER) :].strip()
+    return token
+
+
+class CallerInterceptor(grpc.aio.ServerInterceptor):
+    """Finds out who calls (`current_caller`), and refuses those for whom a method is not.
+
+    Args:
+        callers: tells who shows a token.
+        refused: told of every refusal of ours.
+    """
+
+    def __init__(self, callers: Callers, refused: Refusals) -> None:
+        self._callers = callers
+        self._refused = refused
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """The handler of the call, behind the door."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = handler, prepared(handler, self._door(method))
+        return known[1]
+
+    def _door(self, method: str) -> Callable[[Context], Awaitable[None]]:
+        requirement = REQUIREMENTS.get(method)
+
+        async def door(context: Context) -> None:
+            try:
+                caller = await self._caller(context)
+                if requirement is None:
+                    raise AfsError(AfsCode.EPERM, f"{method} is not in the table of rights")
+                requirement.check(caller, method)
+            except AfsError as error:
+                self._refused(method, context.peer(), error)
+                raise
+            current_caller.set(caller)
+
+        return door
+
+    async def _caller(self, context: Context) -> Caller:
+        token = token_of(context.invocation_metadata())
+        if token is None and context.peer().startswith(UNIX_PREFIX):
+            return DAEMON
+        return await self._callers.of(token)
+
+
+def prepared(handler: Handler, prepare: Callable[[Context], Awaitable[None]]) -> Handler:
+    """The handler with something before it: what `prepare` raises is the call's answer."""
+    behavior: Any = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+    wrapper: Any
+    if inspect.isasyncgenfunction(behavior):
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            await prepare(context)
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        wrapper = stream
+    elif inspect.iscoroutinefunction(behavior):
+
+        async def call(request: Any, context: Context) -> Any:
+            await prepare(context)
+            return await behavior(request, context)
+
+        wrapper = call
+    else:
+        # A generated method that stands for what is not implemented.
+        return handler
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    made: Handler = make(
+        wrapper,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+    return made
