@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
 from afs.limits import KEEPALIVE_TIME_S, KEEPALIVE_TIMEOUT_S, MAX_MESSAGE_BYTES
+from afs.runtime.outgoing import AUTHORIZATION, is_private
+from afsctl.token_store import shown_token
 
-_OPTIONS: Final = [
+_OPTIONS: Final[Sequence[tuple[str, Any]]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # So that a command ends, with a clear line, when the daemon it waits for is frozen or cut off.
@@ -23,7 +25,40 @@ _OPTIONS: Final = [
 
 
 @contextmanager
-def channel_to(address: str) -> Iterator[grpc.Channel]:
-    """A channel to "host:port" or "unix:PATH", closed at the end; connects with the first call."""
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
-        yield channel
+def channel_to(address: str, options: Sequence[tuple[str, Any]] = ()) -> Iterator[grpc.Channel]:
+    """A channel to "host:port" or "unix:PATH", closed at the end; connects with the first call.
+
+    Its calls show the user's token, where nobody else can read it.
+    """
+    with grpc.insecure_channel(
+        address, options=list((dict(_OPTIONS) | dict(options)).items())
+    ) as channel:
+        token = shown_token()
+        if token is None or not is_private(address):
+            yield channel
+        else:
+            yield grpc.intercept_channel(channel, _ShowsToken(token))
+
+
+class _ShowsToken(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Adds the user's token to the metadata of every call that has none of its own."""
+
+    def __init__(self, token: str) -> None:
+        self._metadata = (AUTHORIZATION, f"Bearer {token}")
+
+    # The library has one signature a kind of call; to us they are all the same.
+    def _call(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = list(details.metadata or ())
+        if not any(key == AUTHORIZATION for key, _ in metadata):
+            metadata.append(self._metadata)
+        return continuation(details._replace(metadata=metadata), request)
+
+    intercept_unary_unary: Any = _call
+    intercept_unary_stream: Any = _call
+    intercept_stream_unary: Any = _call
+    intercept_stream_stream: Any = _call

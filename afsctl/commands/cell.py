@@ -15,6 +15,7 @@ import typer
 from afsctl.addresses import DEFAULT_CELL_DIR
 from afsctl.cell import Cell, Ports, Setting
 from afsctl.cell_plan import MAX_PARTITIONS, MAX_SERVERS
+from afsctl.commands import cell_keys
 from afsctl.daemon import Daemon
 from afsctl.failure import CommandError
 from afsctl.health import Health, check_health
@@ -30,6 +31,7 @@ from afsctl.output import (
 from afsctl.process import ProcessState
 
 app = typer.Typer(help="Run a whole cell on this machine.", no_args_is_help=True)
+cell_keys.add_to(app)
 
 DirOption = Annotated[
     Path,

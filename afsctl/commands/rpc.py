@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import grpc
 import typer
 
+from afsctl.channels import channel_to
 from afsctl.failure import CommandError
 from afsctl.json_stream import json_objects, standard_input
 from afsctl.output import Column, JsonOption, print_json, print_listing
@@ -32,7 +32,7 @@ def list_methods(
     timeout_s: TimeoutOption = 10.0,
 ) -> None:
     """List what a daemon serves: its services, or the methods of one."""
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    with channel_to(address, CHANNEL_OPTIONS) as channel:
         server = ReflectedServer(channel, timeout_s)
         if service is None:
             print_listing(
@@ -95,7 +95,7 @@ def call(
     """
     metadata = [_header(text) for text in header or []]
     messages = _requests(requests or [])
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    with channel_to(address, CHANNEL_OPTIONS) as channel:
         server = ReflectedServer(channel, timeout_s)
         descriptor = server.method(method)
         if not descriptor.client_streaming:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
 import pytest
 
 from afs.limits import DRAIN_S
@@ -38,7 +40,8 @@ SECOND_FILE_SERVER = "127.0.0.1:1"
 class FakeCell:
     """The services of a cell at one address, and the volume `home.kim` behind them.
 
-    At `second_address` is another server, whose fileserver has no volume.
+    At `second_address` is another server, whose fileserver has no volume. `seen_metadata` are the
+    methods called at the first one, each with the authorization that was shown.
     """
 
     address: str
@@ -50,6 +53,19 @@ class FakeCell:
     second_file_server: FakeFileServer
     vldb: FakeVolumeLocation
     fssync: FakeFSSync
+    seen_metadata: list[tuple[str, str | bytes | None]]
+
+
+class _SeesMetadata(grpc.aio.ServerInterceptor):
+    """Notes what callers show."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str | bytes | None]] = []
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        shown = dict(details.invocation_metadata).get("authorization")
+        self.seen.append((details.method, shown))
+        return await continuation(details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,8 @@ def afsctl(capfd: pytest.CaptureFixture[str]) -> Afsctl:
 async def _serve(
     ready: Future[tuple[FakeCell, asyncio.AbstractEventLoop, asyncio.Event]],
 ) -> None:
-    server = DaemonServer()
+    sees = _SeesMetadata()
+    server = DaemonServer([sees])
     (address,) = await server.listen(["127.0.0.1:0"])
     volume = new_volume("home.kim")
     # Methods that afsctl does not call are not there; they answer UNIMPLEMENTED.
@@ -128,6 +145,7 @@ async def _serve(
         second_file_server,
         vldb,
         fssync,
+        sees.seen,
     )
     server.add(
         file_server_pb2_grpc.add_FileServerServicer_to_server, cell.file_server, "afs.v1.FileServer"

@@ -1,0 +1,72 @@
+"""`afsctl cell init`, `afsctl cell revoke`: the keys by which a cell issues its own tokens."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afsctl.addresses import DEFAULT_CELL_DIR
+from afsctl.commands.login import IDENTITY_FOLDER
+
+DirOption = Annotated[
+    Path,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        envvar="AFS_CELL_DIR",
+        help="Directory of the cell; its keys are in DIR/identity.",
+        show_default="var",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the subcommands of this file."""
+    app.command("init")(init)
+    app.command("revoke")(revoke)
+
+
+def init(
+    *,
+    name: Annotated[str, typer.Option(help="The cell's name.")] = "laterfs",
+    directory: DirOption = DEFAULT_CELL_DIR,
+) -> None:
+    """Make a cell's signing key, and the files by which its daemons believe what it signs."""
+    from afs.identity.cell_files import CellFiles
+
+    files = CellFiles(directory / IDENTITY_FOLDER)
+    files.make(name)
+    print(
+        f"Cell {name} has its keys in {files.folder}; {files.signing_key} is for its servers only."
+    )
+
+
+def revoke(
+    token_id: Annotated[
+        str | None, typer.Argument(metavar="[TOKEN_ID]", help="As `afsctl tokens --json` shows it.")
+    ] = None,
+    *,
+    user: Annotated[
+        str | None, typer.Option(help="Every token that this user was given until now.")
+    ] = None,
+    directory: DirOption = DEFAULT_CELL_DIR,
+) -> None:
+    """Have a token count no more, although it has not expired.
+
+    Daemons that read the file of this directory go by it within seconds.
+    """
+    from afs.identity.cell_files import CellFiles
+    from afs.identity.revocations import revoke_token, revoke_user
+
+    if (token_id is None) == (user is None):
+        raise typer.BadParameter("expected either a TOKEN_ID or --user NAME")
+    path = CellFiles(directory / IDENTITY_FOLDER).revocations
+    if token_id is not None:
+        revoke_token(path, token_id)
+    else:
+        # Tokens say in whole seconds when they were issued: one of this second is meant too.
+        revoke_user(path, str(user), int(time.time()) + 1)
+    print(f"Revoked in {path}.")
