@@ -27,8 +27,9 @@ class LockMethods(FileServerBase):
         answer leaves before the breaks that its host is owed (I3): whoever has the lock sees it.
 
         Raises:
-            AfsError: EAGAIN if another host has the file locked; EDEADLK; VLIMIT; EROFS for a
-                volume that is not read-write: what cannot change needs no lock.
+            AfsError: EAGAIN if another host has the file locked; EDEADLK; VLIMIT; ENOLCK for a host
+                that relies on a lock it has not any more; EROFS for a volume that is not
+                read-write: what cannot change needs no lock.
         """
         host = _caller("SetLock")
         fid = fid_from_wire(request.fid)
@@ -39,7 +40,7 @@ class LockMethods(FileServerBase):
         if attached.read_only:
             raise AfsError(AfsCode.EROFS, f"volume {fid.volume} is read-only: it needs no locks")
         await self._check_there(attached, fid)
-        await self._locks.set_lock(host, fid, wanted, request.wait_s)
+        await self._locks.set_lock(host, fid, wanted, request.wait_s, holds=request.holds)
         attached.check()
         vnode = await attached.read(attached.volume.vnode, fid)
         return pb.SetLockResponse(status=status_to_wire(vnode), life_s=LOCK_LIFE_S)

@@ -21,6 +21,7 @@ _REFUSALS: Final = {
         "another host that reads it waits to write as well: one of the two has to let go",
     ),
     LockOutcome.TOO_MANY: (AfsCode.VLIMIT, "there are too many locks, or too many of this host"),
+    LockOutcome.NOT_HELD: (AfsCode.ENOLCK, "the lock that this host had has ended"),
     LockOutcome.STOPPING: (AfsCode.VRESTARTING, "the fileserver is stopping: ask again"),
 }
 
@@ -47,16 +48,19 @@ class Locks:
         """Stops the timer."""
         self._driver.close()
 
-    async def set_lock(self, host: str, fid: Fid, wanted: LockType, wait_s: float) -> None:
-        """Locks a file for a host; waits for others to let go if asked to.
+    async def set_lock(
+        self, host: str, fid: Fid, wanted: LockType, wait_s: float, *, holds: bool
+    ) -> None:
+        """Locks a file for a host, one that `holds` it only if it does; may wait for others.
 
         Raises:
-            AfsError: EAGAIN if another host has it, EDEADLK, VLIMIT; VNOVNODE if it, or its volume,
-                went away meanwhile; VRESTARTING.
+            AfsError: ENOLCK for a host that does not hold it; EAGAIN if another host has it,
+                EDEADLK, VLIMIT; VNOVNODE if it, or its volume, went away meanwhile; VRESTARTING.
         """
         ticket = next(self._tickets)
         settled = self._waiting[ticket] = asyncio.get_running_loop().create_future()
-        self._step(self.table.set_lock(host, fid, wanted, ticket, self._clock.now(), wait_s))
+        now = self._clock.now()
+        self._step(self.table.set_lock(host, fid, wanted, ticket, now, wait_s, holds=holds))
         try:
             outcome = await settled
         except asyncio.CancelledError:

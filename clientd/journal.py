@@ -54,6 +54,8 @@ COUNTERS = (
     "pieces_damaged",
     "pieces_evicted",
     "cache_write_failures",
+    "lock_calls",
+    "locks_lost",
 )
 
 

@@ -13,6 +13,7 @@ from clientd.file_data import FileData
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
 from clientd.kernel_door import KernelDoor
+from clientd.locks import Locks
 from clientd.open_files import OpenFiles
 from clientd.path_walk import PathWalk
 from clientd.statuses import Statuses
@@ -44,6 +45,7 @@ class Services:
     changes: Changes
     writing: Writing
     open_files: OpenFiles
+    locks: Locks
 
     @classmethod
     def wire(
@@ -108,11 +110,13 @@ class Services:
                 clock=clock,
                 journal=journal,
             ),
+            locks=Locks(cache, clock, journal),
         )
 
     async def stop(self) -> None:
         """Stops everything, in the order of use; the cache is complete on disk afterwards."""
         await self.open_files.stop()
+        await self.locks.stop()
         await self.vnode_changes.stop()
         await self.data.stop()
         await self.servers.stop()

@@ -962,11 +962,14 @@ class SetLockRequest(_message.Message):
     FID_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     WAIT_S_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
     type: Global___LockType.ValueType
     wait_s: _builtins.float
     """Seconds to wait for other hosts to let go, in order of arrival (at most 20); 0: EAGAIN at once. EDEADLK if another
     holder waits as well to write.
     """
+    holds: _builtins.bool
+    """The host relies on a lock that it has: ENOLCK if it has none any more, since others may have had the file."""
     @_builtins.property
     def fid(self) -> _types_pb2.Fid: ...
     def __init__(
@@ -975,10 +978,11 @@ class SetLockRequest(_message.Message):
         fid: _types_pb2.Fid | None = ...,
         type: Global___LockType.ValueType = ...,
         wait_s: _builtins.float = ...,
+        holds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid", "type", b"type", "wait_s", b"wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid", "holds", b"holds", "type", b"type", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

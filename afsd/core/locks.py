@@ -13,7 +13,8 @@ Theory of operation
        first.
     2. Asking is idempotent: for what is held already it extends, for less (a read lock instead of a
        write lock) it is granted at once and lets others in, for more it needs the file alone. So
-       whoever lost an answer asks again, or releases.
+       whoever lost an answer asks again, or releases. Who relies on having a lock says so
+       (`holds`): it must not be given anew what it lost meanwhile without noticing.
     3. Who does not wait is answered by who holds the file. Who waits stands in line: no one behind
        is granted before the one in front, so a writer is not starved by readers that come and go.
        A host that waited in vain keeps its place for LOCK_PLACE_KEPT_S, but while it is not there
@@ -71,6 +72,7 @@ class LockOutcome(Enum):
     DEADLOCK = "deadlock"
     TOO_MANY = "too_many"
     GONE = "gone"
+    NOT_HELD = "not_held"
     STOPPING = "stopping"
 
 
@@ -97,13 +99,17 @@ class Lock:
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A place in a file's line; without a ticket its host is not there, and has it until then."""
+    """A place in a file's line; without a ticket its host is not there, and has it until then.
+
+    One that `holds` is granted only on top of the lock that its host has.
+    """
 
     fid: Fid
     host: str
     type: LockType
     until: float
     ticket: int | None
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,15 @@ class LockTable:
     # --- what hosts ask ---------------------------------------------------------------------------
 
     def set_lock(
-        self, host: str, fid: Fid, wanted: LockType, ticket: int, now: float, wait_s: float = 0.0
+        self,
+        host: str,
+        fid: Fid,
+        wanted: LockType,
+        ticket: int,
+        now: float,
+        wait_s: float = 0.0,
+        *,
+        holds: bool = False,
     ) -> list[LockInstruction]:
         """A host asks for a lock; the ticket is settled now or, if it waits, later.
 
@@ -173,6 +187,7 @@ class LockTable:
             ticket: names the request.
             now: steady seconds.
             wait_s: how long to wait for others to let go.
+            holds: the host relies on having a lock already.
         """
         file = self._volumes.setdefault(fid.volume, {}).setdefault(fid, _File())
         held = file.holders.get(host)
@@ -180,7 +195,9 @@ class LockTable:
         place = next(
             (each for each in file.line if each.host == host and each.ticket is None), None
         )
-        if held is not None and held.type >= wanted:
+        if holds and held is None:
+            self._settle(ticket, LockOutcome.NOT_HELD)
+        elif held is not None and held.type >= wanted:
             self._settle(ticket, self._grant(file, fid, host, wanted, now))
             self._move_on(file, now)
         elif file.allows(host, wanted) and not (wait_s and held is None and file.ahead_of(place)):
@@ -196,10 +213,9 @@ class LockTable:
         elif self._stopping:
             self._settle(ticket, LockOutcome.STOPPING)
         else:
-            self._wait(file, place or Waiter(fid, host, wanted, now, None), wanted, ticket)
-            waiter = self._waiters[ticket]
-            waiter.until = now + wait_s
-            self._waits_over.add(waiter.until, waiter)
+            waiter = place or Waiter(fid, host, wanted, now, None, holds)
+            waiter.type, waiter.holds, waiter.until = wanted, holds, now + wait_s
+            self._wait(file, waiter, ticket)
         self._tidy(fid, file)
         return self._take_out()
 
@@ -379,13 +395,14 @@ class LockTable:
         """True if another reader waits to write."""
         return any(each.host != host and each.host in file.holders for each in file.line)
 
-    def _wait(self, file: _File, waiter: Waiter, wanted: LockType, ticket: int) -> None:
+    def _wait(self, file: _File, waiter: Waiter, ticket: int) -> None:
         """Takes a place in line, or comes back to it."""
         if waiter not in file.line:
             file.line.insert(0 if waiter.host in file.holders else len(file.line), waiter)
-        waiter.type, waiter.ticket = wanted, ticket
+        waiter.ticket = ticket
         self._waiters[ticket] = waiter
         self._waits_of[waiter.host] += 1
+        self._waits_over.add(waiter.until, waiter)
         self.counters["lock_waits"] += 1
 
     def _leave(self, waiter: Waiter) -> None:
@@ -405,10 +422,12 @@ class LockTable:
         for waiter in list(file.line):
             if waiter.ticket is None:
                 continue
-            if not file.allows(waiter.host, waiter.type):
-                return
+            outcome = LockOutcome.NOT_HELD
+            if waiter.host in file.holders or not waiter.holds:
+                if not file.allows(waiter.host, waiter.type):
+                    return
+                outcome = self._grant(file, waiter.fid, waiter.host, waiter.type, now)
             file.line.remove(waiter)
-            outcome = self._grant(file, waiter.fid, waiter.host, waiter.type, now)
             self._settle_waiter(waiter, outcome)
 
     def _wait_over(self, waiter: Waiter, now: float) -> None:

@@ -260,6 +260,7 @@ async def fileserver(
     *,
     max_quota_kib: int = 0,
     partitions: Sequence[str] = ("vicepa",),
+    listen: str = "127.0.0.1:0",
     **settings: Any,
 ) -> AsyncIterator[RunningFileServer]:
     """A fileserver on these partitions under `root`.
@@ -269,7 +270,7 @@ async def fileserver(
     paths = [root / name for name in partitions]
     if not paths[0].exists():
         await asyncio.to_thread(make_volumes, paths[0], *volumes, max_quota_kib=max_quota_kib)
-    config = AfsdConfig(listen=["127.0.0.1:0"], run_dir=root / "run", partitions=paths, **settings)
+    config = AfsdConfig(listen=[listen], run_dir=root / "run", partitions=paths, **settings)
     running = RunningFileServer(await FileServerDaemon.start(config))
     try:
         yield running

@@ -38,11 +38,19 @@ class Rig:
         self.seen: list[Observed] = []
         self._tickets = 0
 
-    def ask(self, host: str, wanted: LockType, wait_s: float = 0.0, fid: Fid = FILE) -> int:
+    def ask(
+        self,
+        host: str,
+        wanted: LockType,
+        wait_s: float = 0.0,
+        fid: Fid = FILE,
+        *,
+        holds: bool = False,
+    ) -> int:
         """SetLock; its ticket."""
         self._tickets += 1
         ticket = self._tickets
-        self.take(self.table.set_lock(host, fid, wanted, ticket, self.now, wait_s))
+        self.take(self.table.set_lock(host, fid, wanted, ticket, self.now, wait_s, holds=holds))
         return ticket
 
     def set(
@@ -282,6 +290,21 @@ def test_who_has_no_lock_extends_and_releases_none(rig: Rig) -> None:
     assert not rig.release("a")
     rig.set("b", READ)
     assert not rig.release("a")
+    assert rig.holders() == {"b": READ}
+
+
+def test_who_relies_on_a_lock_is_not_given_it_anew(rig: Rig) -> None:
+    """It ended, others may have had the file: also where nobody has it now, also after a wait."""
+    assert rig.settled[rig.ask("a", READ, holds=True)] is LockOutcome.NOT_HELD
+    rig.set("a", READ)
+    assert rig.settled[rig.ask("a", WRITE, holds=True)] is LockOutcome.GRANTED
+    assert rig.settled[rig.ask("a", READ, holds=True)] is LockOutcome.GRANTED
+    rig.advance(LOCK_LIFE_S)
+    rig.set("b", READ)
+    waiting = rig.ask("a", WRITE, 5, holds=True)
+    assert waiting not in rig.settled
+    rig.advance(STRETCHED_LIFE_S - LOCK_LIFE_S)
+    assert rig.settled[waiting] is LockOutcome.NOT_HELD
     assert rig.holders() == {"b": READ}
 
 
