@@ -82,6 +82,10 @@ class _Known:
         self.released = is_released(entry)
         self._located: dict[VolumeType, Located] = {}
 
+    def serves(self, kind: VolumeType) -> bool:
+        """True if the entry has a site for this one of its volumes."""
+        return kind in self._located or bool(sites_to_use(self.entry, kind))
+
     def located(self, kind: VolumeType) -> Located:
         """One of the entry's volumes; AfsError(VNOVOL) if nobody serves it."""
         found = self._located.get(kind)
@@ -103,6 +107,14 @@ class _Known:
                 except AfsError as error:
                     raise VolumeGoneError(error.code, error.detail) from None
         raise VolumeGoneError(AfsCode.VNOVOL, f"there is no volume {volume_id}")
+
+
+def _key(name: str) -> str | int:
+    """What the location service is asked for: a number, or the name without its suffix."""
+    number = volume_number(name)
+    if name.isdigit() and not number:
+        raise AfsError(AfsCode.VNOVOL, f"there is no volume {name[:32]!r}")
+    return number or split_volume_name(name).base
 
 
 class VolumeLocation:
@@ -150,7 +162,7 @@ class VolumeLocation:
                 volume was not looked up before.
         """
         known = await self._entry(name)
-        return known.located(type_in(known.entry, name))
+        return await self._located(name, known, type_in(known.entry, name))
 
     async def find_mounted(self, mount: MountPoint, within: VolumeType) -> Located:
         """The volume that a mount point leads to.
@@ -166,7 +178,7 @@ class VolumeLocation:
         kind = type_in(known.entry, mount.volume)
         if kind is VolumeType.READ_WRITE and not volume_number(mount.volume):
             kind = leads_to(mount, within, released=known.released)
-        return known.located(kind)
+        return await self._located(mount.volume, known, kind)
 
     async def find_root(self, *, fresh: bool = False) -> Located | None:
         """The volume whose root directory is "/"; None if the cell has no `root.cell`.
@@ -251,10 +263,7 @@ class VolumeLocation:
 
         What was right minutes ago most likely is; if not, the fileserver will say so.
         """
-        number = volume_number(name)
-        if name.isdigit() and not number:
-            raise AfsError(AfsCode.VNOVOL, f"there is no volume {name[:32]!r}")
-        key = number or split_volume_name(name).base
+        key = _key(name)
         known = self._known.get(self._names.get(key, 0) if isinstance(key, str) else key)
         if known is None:
             return (await self._flights.run(key, lambda: self._look_up(key))).value
@@ -264,6 +273,14 @@ class VolumeLocation:
             known.until = self._clock.now() + LOCATION_LIFETIME_S
             self._begin(lambda: self._look_again(key, known))
         return known
+
+    async def _located(self, name: str, known: _Known, kind: VolumeType) -> Located:
+        """One of an entry's volumes; looked for again if the entry had no such volume."""
+        if not known.serves(kind):
+            # A first backup or release changes nothing for those who use the volume itself, so
+            # nothing else tells of it.
+            known = await self._look_again(_key(name), known)
+        return known.located(kind)
 
     async def _look_again(self, key: str | int, known: _Known | None) -> _Known:
         timeout_s = LOOK_UP_TIMEOUT_S if known is None else LOOK_AGAIN_TIMEOUT_S

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from afs.errors import AfsCode, AfsError
+from afs.mount_points import MountPoint
+from afs.types import VolumeType
 from afs.v1 import types_pb2, vol_server_pb2
 from clientd.journal import Journal
 from clientd.volume_location import LOCATION_LIFETIME_S, VolumeLocation
@@ -79,6 +81,25 @@ async def test_location_is_remembered_and_confirmed(
     await location.confirmed()
     with pytest.raises(AfsError, match="VNOVOL"):
         await location.find("home")
+
+
+async def test_copies_made_since_the_look_up_are_found(
+    server: FakeFileServer, located: Located
+) -> None:
+    """The first release, or backup, of a volume that is in use shows at once."""
+    await located.location.find("home")
+    with pytest.raises(AfsError, match="VNOVOL"):
+        await located.location.find("home.readonly")
+    server.has_clones = True
+    assert (await located.location.find("home.readonly")).volume_id == VOLUME + 1
+    assert (await located.location.find("home.backup")).volume_id == VOLUME + 2
+    server.has_clones = False
+    located.location.forget(VOLUME)
+    await located.location.find("home")
+    server.has_clones = True
+    mount = MountPoint("home.backup")
+    found = await located.location.find_mounted(mount, VolumeType.READ_WRITE)
+    assert found.volume_id == VOLUME + 2
 
 
 async def test_forgotten_locations_are_looked_up(server: FakeFileServer, located: Located) -> None:
