@@ -5,65 +5,86 @@ All methods block: they are commands of the container engine. Faults are undone 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-ROOT: Final = Path(__file__).parents[2]
-ENGINE: Final = "/usr/bin/docker"
-# Apart from a cluster that somebody has running from the same clone.
-PROJECT: Final = "laterfs-test"
-IMAGE: Final = "laterfs"
+from afsctl.health import Health, check_health
+from tests.cluster.engine import ClusterError, Project
+
+OVERLAY: Final = "tests/cluster/docker-compose.test.yml"
 START_TIMEOUT_S: Final = 120.0
-COMMAND_TIMEOUT_S: Final = 300.0
-POLL_S: Final = 0.2
+PROBE_TIMEOUT_S: Final = 1.0
+POLL_S: Final = 0.1
 
 SERVERS: Final = ("1", "2")
 CLIENTS: Final = ("client-1", "client-2", "client-3")
 PORTS: Final = {"afsd": 7000, "client": 7001, "location": 7003, "volserverd": 7005}
+# What runs as long as a cluster does.
+DAEMONS: Final = (
+    "location",
+    *(f"{kind}-{number}" for number in SERVERS for kind in ("afsd", "volserverd")),
+    *CLIENTS,
+)
 
 
-class ClusterError(Exception):
-    """The engine could not do what it was asked to."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which cluster, so that several can run beside each other.
+
+    `network`: the first three numbers of its addresses. `image`: what its images are called.
+    """
+
+    name: str
+    network: str
+    image: str
+
+
+# Apart from a cluster that somebody has running from the same clone.
+TESTS: Final = Plan("laterfs-test", "172.31.77", "laterfs-test")
+
+
+@dataclass(slots=True)
+class Notes:
+    """What was done to a cluster, and when: seconds since the epoch."""
+
+    lines: list[tuple[float, str]] = field(default_factory=list)
+
+    def add(self, what: str) -> None:
+        """Something was done now."""
+        self.lines.append((time.time(), what))
 
 
 class Cluster:
     """One cluster; made by `Cluster.up`."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan) -> None:
+        settings = {"LATERFS_IMAGE": plan.image, "LATERFS_NETWORK": plan.network}
+        self.project = Project(plan.name, ["docker-compose.yml", OVERLAY], settings)
+        self.notes = Notes()
         self._broken: set[str] = set()
+        # Those whose packets are dropped.
+        self._cut: set[str] = set()
         self._addresses: dict[str, str] = {}
+        self._network = plan.network
 
     @classmethod
-    def up(cls) -> Self:
-        """Builds the image, starts everything, and returns when all of it is healthy."""
-        cluster = cls()
-        cluster.compose("down", "--volumes", "--remove-orphans")
-        _run([ENGINE, "build", "--quiet", "--tag", IMAGE, "."])
-        _run([ENGINE, "build", "--quiet", "--target", "toolbox", "--tag", f"{IMAGE}-toolbox", "."])
-        cluster.compose("up", "--detach")
-        cluster.until_healthy(cluster.services)
+    def up(cls, plan: Plan = TESTS) -> Self:
+        """Builds the images, starts everything, and returns when all of it is healthy."""
+        cluster = cls(plan)
+        cluster.down()
+        cluster.project.compose("build", "--quiet")
+        cluster.project.compose("up", "--detach")
+        cluster.until_healthy(DAEMONS)
+        cluster.notes.add("the cluster is up")
         return cluster
 
     def down(self) -> None:
-        """Everything gone."""
-        self.compose("down", "--volumes", "--remove-orphans")
-
-    @property
-    def services(self) -> list[str]:
-        """What runs as long as the cluster does."""
-        servers = [f"{kind}-{number}" for number in SERVERS for kind in ("afsd", "volserverd")]
-        return ["location", *servers, *CLIENTS]
-
-    def compose(self, *words: str) -> str:
-        """docker-compose with these words; what it printed."""
-        files = ["-f", "docker-compose.yml", "-f", "tests/cluster/docker-compose.test.yml"]
-        return _run(["docker-compose", "-p", PROJECT, *files, *words])
+        """Everything gone but the images."""
+        self.project.compose("down", "--volumes", "--remove-orphans")
 
     def address(self, service: str) -> str:
         """host:port of a service, for calls from this machine."""
@@ -73,162 +94,127 @@ class Cluster:
     def ip(self, service: str) -> str:
         """The address of a service in the cluster's network."""
         if service not in self._addresses:
-            networks = self._inspect(service)["NetworkSettings"]["Networks"]
+            networks = self.project.inspect(service)["NetworkSettings"]["Networks"]
             self._addresses[service] = next(iter(networks.values()))["IPAddress"]
         return self._addresses[service]
 
     # --- faults -----------------------------------------------------------------------------------
 
-    def pause(self, service: str) -> None:
-        """Freezes all processes of a service."""
-        self.compose("pause", service)
-        self._broken.add(service)
+    def pause(self, *services: str) -> None:
+        """Freezes all processes of services."""
+        self._breaks(f"pause {' '.join(services)}", *services)
+        self.project.containers("pause", *services)
 
-    def unpause(self, service: str) -> None:
-        """Lets a frozen service go on."""
-        self.compose("unpause", service)
+    def unpause(self, *services: str) -> None:
+        """Lets frozen services go on."""
+        self.notes.add(f"unpause {' '.join(services)}")
+        self.project.containers("unpause", *services)
 
     def kill(self, *services: str) -> None:
         """Ends services by SIGKILL; nothing is saved, nobody is told."""
-        self.compose("kill", "-s", "SIGKILL", *services)
-        self._broken.update(services)
+        self._breaks(f"kill {' '.join(services)}", *services)
+        self.project.containers("kill", *services)
 
     def stop(self, *services: str) -> None:
         """SIGTERM, and waits for the end."""
-        self.compose("stop", *services)
-        self._broken.update(services)
+        self._breaks(f"stop {' '.join(services)}", *services)
+        self.project.containers("stop", *services)
 
     def start(self, *services: str) -> None:
         """Starts services again that ended, where they were."""
-        self.compose("start", *services)
-        self._addresses.clear()
+        self.notes.add(f"start {' '.join(services)}")
+        self.project.containers("start", *services)
+
+    def restart(self, *services: str) -> None:
+        """Starts services again that ended, and returns when they are healthy."""
+        self.start(*services)
+        self.until_healthy(services)
 
     def cut(self, source: str, *targets: str) -> None:
         """From now on nothing that `source` sends reaches any of `targets`; silently, one way."""
-        self._broken.add(source)
+        self.notes.add(f"cut {source} → {' '.join(targets)}")
+        self._cut.add(source)
         for target in targets:
             self._iptables(source, "-A", "OUTPUT", "-d", self.ip(target), "-j", "DROP")
 
     def lose(self, service: str, part: float) -> None:
         """From now on this part of the packets that a service sends and gets is lost."""
-        self._broken.add(service)
+        self.notes.add(f"lose {part:.0%} of {service}'s packets")
+        self._cut.add(service)
         for chain in ("INPUT", "OUTPUT"):
             lost = ["-m", "statistic", "--mode", "random", "--probability", str(part)]
             self._iptables(service, "-A", chain, *lost, "-j", "DROP")
 
+    def mend(self, *services: str) -> None:
+        """Undoes what `cut` and `lose` did to services."""
+        self.notes.add(f"mend {' '.join(services)}")
+        for service in services:
+            self._iptables(service, "-F")
+        self._cut.difference_update(services)
+
     def change_address(self, service: str) -> None:
         """The service goes on under another address of the network."""
-        network = f"{PROJECT}_cell"
-        taken = {self.ip(each) for each in self.services}
-        prefix = self.ip(service).rpartition(".")[0]
-        free = next(
-            address for host in range(100, 250) if (address := f"{prefix}.{host}") not in taken
+        network = f"{self.project.name}_cell"
+        taken = {self.ip(each) for each in DAEMONS}
+        address = next(
+            address
+            for host in range(100, 250)
+            if (address := f"{self._network}.{host}") not in taken
         )
-        container = self._container(service)
-        _run([ENGINE, "network", "disconnect", network, container])
-        connect = [ENGINE, "network", "connect", "--ip", free, "--alias", service]
-        _run([*connect, network, container])
-        self._addresses.clear()
+        self.notes.add(f"{service} gets the address {address}")
+        container = self.project.container(service)
+        self.project.engine("network", "disconnect", network, container)
+        connect = ["network", "connect", "--ip", address, "--alias", service]
+        self.project.engine(*connect, network, container)
+        self._addresses.pop(service)
 
     def heal(self) -> None:
         """Undoes every fault; returns when all is healthy."""
         for service in sorted(self._broken):
-            state = self._inspect(service)["State"]
+            state = self.project.inspect(service)["State"]
             if state["Paused"]:
                 self.unpause(service)
             elif not state["Running"]:
                 self.start(service)
-            else:
-                self._iptables(service, "-F")
         self._broken.clear()
-        self.until_healthy(self.services)
-
-    def mend(self, service: str) -> None:
-        """Undoes what `cut` and `lose` did to one service."""
-        self._iptables(service, "-F")
+        if self._cut:
+            self.mend(*self._cut)
+        self.until_healthy(DAEMONS)
 
     # --- looking ----------------------------------------------------------------------------------
 
     def until_healthy(self, services: Sequence[str]) -> float:
-        """Returns when all of the services are healthy; how many seconds that took."""
+        """Returns when all of the services say that they serve; how many seconds that took."""
         began = time.monotonic()
         waiting = list(services)
-        while waiting:
-            waiting = [each for each in waiting if self._health(each) != "healthy"]
+        while waiting := [each for each in waiting if not self._serves(each)]:
             if time.monotonic() - began > START_TIMEOUT_S:
                 raise ClusterError(f"not healthy after {START_TIMEOUT_S:.0f} s: {waiting}")
-            if waiting:
-                time.sleep(POLL_S)
+            time.sleep(POLL_S)
         return time.monotonic() - began
-
-    def toolbox(self, *words: str) -> str:
-        """A command in the toolbox, as `docker-compose exec toolbox`; what it printed."""
-        return self.compose("exec", "-T", "toolbox", *words)
 
     def memory_mib(self, service: str) -> float:
         """Resident memory of a daemon."""
-        pid = self._inspect(service)["State"]["Pid"]
+        pid = self.project.pid(service)
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024
         raise ClusterError(f"{service} has no memory figure")
 
-    def timeline(self) -> Iterator[str]:
-        """The log lines of all daemons, by time."""
-        lines = []
-        for service in self.services:
-            text = _run([ENGINE, "logs", "--timestamps", self._container(service)], both=True)
-            for line in text.splitlines():
-                at, _, what = line.partition(" ")
-                lines.append((at, service, what))
-        for at, service, what in sorted(lines):
-            yield f"{at} {service:12} {what}"
-
-    @contextmanager
-    def gone(self, *services: str) -> Iterator[None]:
-        """Services killed on entry and started again at the end."""
-        self.kill(*services)
-        try:
-            yield
-        finally:
-            self.start(*services)
-            self.until_healthy(services)
+    def logs(self, service: str, since: float) -> list[str]:
+        """The lines that a daemon logged since a time, each after the time it was logged."""
+        at = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        words = ["logs", "--timestamps", "--since", at, self.project.container(service)]
+        return self.project.engine(*words, both=True).splitlines()
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _container(self, service: str) -> str:
-        return f"{PROJECT}_{service}_1"
+    def _breaks(self, what: str, *services: str) -> None:
+        self.notes.add(what)
+        self._broken.update(services)
 
-    def _inspect(self, service: str) -> dict[str, dict[str, Any]]:
-        answer: dict[str, dict[str, Any]]
-        (answer,) = json.loads(_run([ENGINE, "inspect", self._container(service)]))
-        return answer
-
-    def _health(self, service: str) -> str:
-        state = self._inspect(service)["State"]
-        if not state["Running"] and service not in self._broken:
-            raise ClusterError(f"{service} has ended")
-        status: str = state.get("Health", {}).get("Status", "")
-        return status
+    def _serves(self, service: str) -> bool:
+        return check_health(self.address(service), PROBE_TIMEOUT_S) is Health.SERVING
 
     def _iptables(self, service: str, *words: str) -> None:
-        pid = self._inspect(service)["State"]["Pid"]
-        _run(["nsenter", "-t", str(pid), "-n", "iptables", *words])
-
-
-def _run(command: Sequence[str], *, both: bool = False) -> str:
-    """What a command printed; ClusterError with what it complained of."""
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        words = " ".join(command)
-        raise ClusterError(f"{words}: exit status {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout + (done.stderr if both else "")
+        self.project.in_network(service, "iptables", "--wait", *words)

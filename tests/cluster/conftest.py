@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import ROOT, Cluster
+from tests.cluster.cluster import Cluster
+from tests.cluster.engine import ROOT
+from tests.cluster.timeline import Trace
 
-# What is kept of a run that failed.
-TIMELINE: Path = ROOT / "var" / "cluster" / "timeline.txt"
+# What is kept of tests that failed.
+TIMELINES: Path = ROOT / "var" / "cluster"
 
 
 @pytest.fixture(scope="session")
@@ -23,23 +26,37 @@ def whole_cluster() -> Iterator[Cluster]:
         cluster.down()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test tells where to read what happened."""
+    report = yield
+    if report.failed and "trace" in item.fixturenames:
+        report.sections.append(("what happened, by time", str(timeline_of(item.name))))
+    return report
+
+
+def timeline_of(test: str) -> Path:
+    """The file in which a failed test's timeline is kept."""
+    return TIMELINES / f"{re.sub('[^a-z0-9]+', '-', test)}.txt"
+
+
 @pytest.fixture
-def cluster(whole_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The running cluster, healed after the test; if that failed, its logs are kept."""
+def trace(whole_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Trace]:
+    """What happened in this test; kept as a file if it fails."""
+    trace = Trace()
     failed_before = request.session.testsfailed
-    yield whole_cluster
+    yield trace
     if request.session.testsfailed > failed_before:
-        keep_timeline(whole_cluster, request.node.nodeid)
+        trace.write(timeline_of(request.node.name), request.node.nodeid, whole_cluster)
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster, trace: Trace) -> Iterator[Cluster]:
+    """The running cluster, healed after the test."""
+    yield whole_cluster
     whole_cluster.heal()
-
-
-def keep_timeline(cluster: Cluster, test: str) -> None:
-    """Writes what all daemons logged, by time, to one file."""
-    TIMELINE.parent.mkdir(parents=True, exist_ok=True)
-    with TIMELINE.open("a") as file:
-        print(f"=== {test}", file=file)
-        for line in cluster.timeline():
-            print(line, file=file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,6 @@ import asyncio
 import hashlib
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -37,6 +36,8 @@ RETRY_S: Final = 0.1
 PAUSE_S: Final = 0.02
 # Sizes around what lies in a volume's database (16 KiB) and what is one chunk (1 MiB).
 SIZES: Final = (100, 4_000, 40_000, 1_500_000)
+# Of what a failed call said.
+MAX_SAID_CHARS: Final = 200
 _HASH_BYTES: Final = 32
 _NUMBER_BYTES: Final = 8
 
@@ -70,44 +71,71 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One acknowledged write."""
+    """One acknowledged change: a write, or a release, which shows every file of a volume anew.
+
+    `client`: who wrote; empty for a release. `versions`: what is there since then, by path.
+    """
 
     client: str
-    path: str
-    version: int
+    versions: dict[str, int]
+    called_at: float
     acked_at: float
+
+    @property
+    def took_s(self) -> float:
+        """From the call to its acknowledgement."""
+        return self.acked_at - self.called_at
 
 
 @dataclass(slots=True)
 class History:
-    """What happened, in no order."""
+    """What happened, in no order; times are this machine's steady clock."""
 
     reads: list[Read] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[float, str]] = field(default_factory=list)
 
-    def acknowledged(self, path: str) -> int:
-        """The newest version of a file that was acknowledged; 0 for none."""
-        return max((write.version for write in self.writes if write.path == path), default=0)
+    def acknowledged(self, path: str, by: float = float("inf")) -> int:
+        """The newest version of a file that was acknowledged by then; 0 for none."""
+        return max(
+            (each.versions.get(path, 0) for each in self.writes if each.acked_at <= by), default=0
+        )
+
+    def failed(self, what: str) -> None:
+        """A call was not answered as it was meant to be."""
+        self.failures.append((time.monotonic(), what))
+
+    def told_of(self, what: str) -> bool:
+        """True if a program was told of a failure with these words."""
+        return any(what in failure for _, failure in self.failures)
+
+    def slowest_ack_s(self, clients: Iterable[str]) -> float:
+        """How long one of these clients waited at most for the acknowledgement of a write."""
+        return max(write.took_s for write in self.writes if write.client in clients)
 
     def judge(self, lease_s: float) -> Checker:
         """Raises ViolationError unless every read was as new as the protocol demands."""
         # Clocks of one machine run alike.
         checker = Checker(strict=False, lease_s=lease_s, slowest_rate=1.0)
-        numbers = {
-            path: number for number, path in enumerate(sorted({w.path for w in self.writes}))
-        }
-        for write in sorted(self.writes, key=lambda each: each.acked_at):
-            fid = Fid(1, numbers[write.path], 1)
-            change = Change({fid: write.version}, by_volume=False, writer=write.client)
-            checker.acked(change, write.acked_at)
-        for read in self.reads:
-            if read.path in numbers:
+        paths = sorted({path for write in self.writes for path in write.versions})
+        fids = {path: Fid(1, number, 1) for number, path in enumerate(paths)}
+        # In the order of time: a client's own changes count for what it is asked from then on.
+        changes = sorted(self.writes, key=lambda each: each.acked_at)
+        asked = sorted(self.reads, key=lambda each: each.called_at)
+        floors: list[int] = []
+        for read in asked:
+            while changes and changes[0].acked_at <= read.called_at:
+                _acknowledge(checker, changes.pop(0), fids)
+            floors.append(checker.floor(read.client, fids[read.path]) if read.path in fids else 0)
+        for change in changes:
+            _acknowledge(checker, change, fids)
+        for read, floor in zip(asked, floors, strict=True):
+            if read.path in fids:
                 checker.read(
                     read.client,
-                    Fid(1, numbers[read.path], 1),
+                    fids[read.path],
                     read.version,
-                    floor=0,
+                    floor=floor,
                     called_at=read.called_at,
                     answered_at=read.answered_at,
                     from_cache=read.from_cache,
@@ -115,13 +143,33 @@ class History:
         return checker
 
 
+def _acknowledge(checker: Checker, write: Write, fids: dict[str, Fid]) -> None:
+    versions = {fids[path]: version for path, version in write.versions.items()}
+    writer = write.client or None
+    checker.acked(Change(versions, by_volume=writer is None, writer=writer), write.acked_at)
+    if writer:
+        checker.own_change(writer, versions)
+
+
 class Client:
     """One client of the cluster, as programs on its machine use it."""
 
-    def __init__(self, name: str, channel: grpc.aio.Channel, history: History) -> None:
+    def __init__(self, name: str, address: str, history: History) -> None:
         self.name = name
-        self._stub: Any = cache_manager_pb2_grpc.CacheManagerStub(channel)
         self._history = history
+        self._channels: list[grpc.aio.Channel] = []
+        self.connect(address)
+
+    def connect(self, address: str) -> None:
+        """From now on the client is called at this address."""
+        channel = open_channel(address)
+        self._channels.append(channel)
+        self._stub: Any = cache_manager_pb2_grpc.CacheManagerStub(channel)
+
+    async def close(self) -> None:
+        """Ends its connections."""
+        for channel in self._channels:
+            await channel.close()
 
     async def write(self, path: str, version: int, size: int) -> bool:
         """Writes a version; False if it was not acknowledged."""
@@ -132,12 +180,14 @@ class Client:
             for begin in range(0, len(data), 256 * 1024):
                 yield pb.WriteRequest(data=data[begin : begin + 256 * 1024])
 
+        called_at = time.monotonic()
         try:
             await self._stub.Write(requests(), timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            self._failed("write", error)
+            self._failed(f"write {path}", error)
             return False
-        self._history.writes.append(Write(self.name, path, version, time.monotonic()))
+        write = Write(self.name, {path: version}, called_at, time.monotonic())
+        self._history.writes.append(write)
         return True
 
     async def read(self, path: str) -> Read | None:
@@ -149,7 +199,7 @@ class Client:
                 data += answer.data
                 from_cache |= answer.source == pb.ANSWER_SOURCE_CACHE
         except grpc.aio.AioRpcError as error:
-            self._failed("read", error)
+            self._failed(f"read {path}", error)
             return None
         version = version_of(bytes(data))
         read = Read(self.name, path, version, called_at, time.monotonic(), from_cache)
@@ -157,16 +207,8 @@ class Client:
         return read
 
     def _failed(self, what: str, error: grpc.aio.AioRpcError) -> None:
-        self._history.failures[f"{what} {error.code().name}: {error.details()}"[:200]] += 1
-
-    async def counters(self) -> dict[str, int]:
-        """What the client counts."""
-        answer = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=CALL_TIMEOUT_S)
-        return dict(answer.counters)
-
-    async def make_directory(self, path: str) -> None:
-        """A new directory."""
-        await self._stub.MakeDir(pb.CacheMakeDirRequest(path=path), timeout=CALL_TIMEOUT_S)
+        said = f"{self.name}: {what}: {error.code().name}: {error.details()}"
+        self._history.failed(said[:MAX_SAID_CHARS])
 
 
 class Workload:
@@ -185,6 +227,11 @@ class Workload:
         self._clients = clients
         self.paths = [f"/{volume}/file{number}" for number in range(files)]
         self.history = history
+        # Written once.
+        self.paths_at_rest: list[str] = []
+        # The same in the read-only volume, once there is one.
+        self.released: list[str] = []
+        self._volume = volume
         self._version = 0
         self._stopping = False
 
@@ -192,6 +239,18 @@ class Workload:
         """A number that no version had."""
         self._version += 1
         return self._version
+
+    def was_released(self, called_at: float) -> None:
+        """The read-only volume shows what was acknowledged before its release was asked for."""
+        versions = {
+            self._read_only(path): self.history.acknowledged(path, by=called_at)
+            for path in self.paths
+        }
+        self.history.writes.append(Write("", versions, called_at, time.monotonic()))
+        self.released = list(versions)
+
+    def _read_only(self, path: str) -> str:
+        return path.replace(self._volume, f"{self._volume}.readonly")
 
     async def prepare(self) -> None:
         """Every file is there, in its first version, and read by everybody."""
@@ -223,15 +282,22 @@ class Workload:
     async def settled(self, clients: Iterable[Client]) -> None:
         """Every file is what was last acknowledged, or a later write of which nobody knows.
 
-        Asked of each of these clients, which must answer.
+        Asked of each of these clients, which must answer; of files at rest each is asked some.
         """
-        for client in clients:
-            for path in self.paths:
-                read = None
-                while read is None:
-                    read = await client.read(path)
-                newest = self.history.acknowledged(path)
-                assert read.version >= newest, f"{path}: {read} but {newest} was acknowledged"
+        those = list(clients)
+        await asyncio.gather(
+            *(
+                self._settled(client, [*self.paths, *self.paths_at_rest[number :: len(those)]])
+                for number, client in enumerate(those)
+            )
+        )
+
+    async def _settled(self, client: Client, paths: Iterable[str]) -> None:
+        for path in paths:
+            while (read := await client.read(path)) is None:
+                await asyncio.sleep(RETRY_S)
+            newest = self.history.acknowledged(path)
+            assert read.version >= newest, f"{path}: {read} but {newest} was acknowledged"
 
     def _writer(self, number: int) -> Client:
         return self._clients[number % len(self._clients)]
@@ -246,16 +312,16 @@ class Workload:
     async def _keep_reading(self, client: Client) -> None:
         rng = random.Random(client.name)
         while not self._stopping:
-            read = await client.read(rng.choice(self.paths))
+            read = await client.read(rng.choice([*self.paths, *self.released]))
             await asyncio.sleep(PAUSE_S if read else RETRY_S)
 
 
 @asynccontextmanager
 async def clients(addresses: dict[str, str], history: History) -> AsyncIterator[dict[str, Client]]:
     """Connections to clients, by name."""
-    channels = {name: open_channel(address) for name, address in addresses.items()}
+    connected = {name: Client(name, address, history) for name, address in addresses.items()}
     try:
-        yield {name: Client(name, channel, history) for name, channel in channels.items()}
+        yield connected
     finally:
-        for channel in channels.values():
-            await channel.close()
+        for client in connected.values():
+            await client.close()
