@@ -103,6 +103,11 @@ MAX_METADATA_BYTES: Final = 16 * KIB
 # One piece of FetchData and StoreData; also the size of a chunk on disk.
 DATA_PIECE_BYTES: Final = MIB
 MAX_BULK_FIDS: Final = 1000
+# Files of one BulkFetch; the largest that come with their data; and what one answer has of it: some
+# 50 ms of work, and memory that a client can promise for every call.
+MAX_BULK_FETCH_FIDS: Final = 256
+MAX_BULK_FILE_BYTES: Final = 64 * KIB
+MAX_BULK_FETCH_BYTES: Final = 4 * MIB
 # Directory entries in one ReadDir message: about 100 KiB.
 DIRECTORY_ENTRIES_PER_MESSAGE: Final = 1000
 # Source: POSIX NAME_MAX and PATH_MAX, in bytes of UTF-8.

@@ -68,7 +68,7 @@ _WORKER_RESTART_S = 1.0
 # Name of the lock that this kind of daemon holds on a partition.
 HOLDER: Final = "afsd"
 _HOST_JOURNAL = "hosts.sqlite3"
-_CAPABILITIES = ("BULK_STATUS", "CALLBACK_CHANNEL", "EXPECTED_DATA_VERSION", "LOCKS")
+_CAPABILITIES = ("BULK_FETCH", "BULK_STATUS", "CALLBACK_CHANNEL", "EXPECTED_DATA_VERSION", "LOCKS")
 
 
 class FileServerDaemon:

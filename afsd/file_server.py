@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from afs.errors import AfsCode, AfsError
+from afsd.file_server_bulk import BulkMethods
 from afsd.file_server_data import DataMethods
 from afsd.file_server_directories import DirectoryMethods
 from afsd.file_server_locks import LockMethods
@@ -12,7 +13,9 @@ from afsd.file_server_status import StatusMethods
 from afsd.file_server_volumes import VolumeMethods
 
 
-class FileServer(StatusMethods, DataMethods, DirectoryMethods, LockMethods, VolumeMethods):
+class FileServer(
+    StatusMethods, DataMethods, BulkMethods, DirectoryMethods, LockMethods, VolumeMethods
+):
     """The servicer of `afs.v1.FileServer`. See `file_server_base` for its theory of operation."""
 
     # Answered honestly until access control lists exist.

@@ -27,13 +27,15 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from afs.errors import AfsError
 from afs.runtime.clock import Clock
 from afs.types import BreakReason, Fid, Vnode
 from afs.v1 import file_server_pb2, file_server_pb2_grpc, types_pb2
-from afs.volume.volume import Mutation, Outcome
+from afs.volume.volume import Mutation, Outcome, Volume
 from afsd.attached_volume import AttachedVolume
 from afsd.call_preamble import calling_host
 from afsd.callbacks import CallBacks
@@ -146,3 +148,15 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
         if not attached.online or attached.volume.cached_vnode(vnode.fid) != vnode:
             return None
         return self._callbacks.promise(vnode.fid, calling_host.get())
+
+
+def load_vnodes(volume: Volume, fids: Sequence[Fid]) -> list[AfsError | None]:
+    """Brings vnodes into memory, each by itself; in a thread."""
+    failures: list[AfsError | None] = []
+    for fid in fids:
+        try:
+            volume.vnode(fid)
+            failures.append(None)
+        except AfsError as error:
+            failures.append(error)
+    return failures

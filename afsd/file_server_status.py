@@ -11,11 +11,11 @@ from afs.runtime.interceptors import Context
 from afs.types import Fid, whole_volume_fid
 from afs.v1 import file_server_pb2 as pb
 from afs.v1 import types_pb2
-from afs.volume.volume import StoreStatus, Volume
+from afs.volume.volume import StoreStatus
 from afs.wire import fid_from_wire, set_status_from_wire, status_to_wire
 from afsd.attached_volume import AttachedVolume
 from afsd.call_preamble import calling_host
-from afsd.file_server_base import Caller, FileServerBase
+from afsd.file_server_base import Caller, FileServerBase, load_vnodes
 
 # Fids answered before the event loop is given back: about 1 ms of work.
 _BULK_SLICE_FIDS = 64
@@ -79,7 +79,9 @@ class StatusMethods(FileServerBase):
         """Answers the Fids of one volume that were not in memory, in one visit to the disk."""
         failures: Sequence[AfsError | None]
         try:
-            failures = await attached.read(_load, attached.volume, [fid for _, fid in missing])
+            failures = await attached.read(
+                load_vnodes, attached.volume, [fid for _, fid in missing]
+            )
         except AfsError as error:
             failures = [error] * len(missing)
         for (index, fid), failure in zip(missing, failures, strict=True):
@@ -151,15 +153,3 @@ def _promised_fid(message: types_pb2.Fid) -> Fid:
 
 def _failure(error: AfsError) -> pb.BulkStatusResult:
     return pb.BulkStatusResult(abort_code=int(error.code))
-
-
-def _load(volume: Volume, fids: Sequence[Fid]) -> list[AfsError | None]:
-    """Brings vnodes into memory, each by itself; in a thread."""
-    failures: list[AfsError | None] = []
-    for fid in fids:
-        try:
-            volume.vnode(fid)
-            failures.append(None)
-        except AfsError as error:
-            failures.append(error)
-    return failures

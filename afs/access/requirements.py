@@ -69,6 +69,7 @@ _FILE_SERVER: Final = {
     "FetchStatus": _LOOKUP,
     "BulkStatus": Requirement(Who.ACCESS_LIST, Right.LOOKUP, "for each Fid by itself"),
     "FetchData": Requirement(Who.ACCESS_LIST, Right.READ),
+    "BulkFetch": Requirement(Who.ACCESS_LIST, Right.READ, "for each Fid by itself"),
     "StoreData": Requirement(Who.ACCESS_LIST, Right.WRITE, _DROPPED),
     "StoreStatus": Requirement(
         Who.ACCESS_LIST, Right.WRITE, f"{_DROPPED}; administrators to change owner or group"
@@ -160,7 +161,7 @@ REQUIREMENTS: Final = {
         "afs.v1.FileServer": _FILE_SERVER,
         "afs.v1.CallBackChannel": {"Attach": Requirement(Who.OWN, also="a host's own channel")},
         "afs.v1.FileServerDebug": dict.fromkeys(
-            ("DumpHosts", "DumpCallBacks", "GetCounters", "Watch"), _ADMINISTRATOR
+            ("DumpHosts", "DumpCallBacks", "DumpLocks", "GetCounters", "Watch"), _ADMINISTRATOR
         ),
         "afs.v1.FSSync": dict.fromkeys(("VolumeOp", "WatchBreaks"), _ADMINISTRATOR),
         "afs.v1.VolServer": _VOL_SERVER,

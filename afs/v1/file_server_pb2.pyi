@@ -206,6 +206,86 @@ class FetchDataResponse(_message.Message):
 Global___FetchDataResponse: _TypeAlias = FetchDataResponse  # noqa: Y015
 
 @_typing.final
+class BulkFetchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIDS_FIELD_NUMBER: _builtins.int
+    MAX_FILE_BYTES_FIELD_NUMBER: _builtins.int
+    max_file_bytes: _builtins.int
+    """A file with more bytes comes without its data. At most, and if 0, 65536."""
+    @_builtins.property
+    def fids(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Fid]: ...
+    def __init__(
+        self,
+        *,
+        fids: _abc.Iterable[_types_pb2.Fid] | None = ...,
+        max_file_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fids", b"fids", "max_file_bytes", b"max_file_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BulkFetchRequest: _TypeAlias = BulkFetchRequest  # noqa: Y015
+
+@_typing.final
+class BulkFetchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BulkFetchResult]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BulkFetchResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BulkFetchResponse: _TypeAlias = BulkFetchResponse  # noqa: Y015
+
+@_typing.final
+class BulkFetchResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ABORT_CODE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CALLBACK_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    TOO_LARGE_FIELD_NUMBER: _builtins.int
+    abort_code: _builtins.int
+    """0, or the AFS code why there is nothing."""
+    data: _builtins.bytes
+    """The whole file as `status` describes it."""
+    too_large: _builtins.bool
+    """There is no data because the file is larger."""
+    @_builtins.property
+    def status(self) -> _types_pb2.FileStatus: ...
+    @_builtins.property
+    def callback(self) -> _types_pb2.CallBack: ...
+    def __init__(
+        self,
+        *,
+        abort_code: _builtins.int = ...,
+        status: _types_pb2.FileStatus | None = ...,
+        callback: _types_pb2.CallBack | None = ...,
+        data: _builtins.bytes = ...,
+        too_large: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["callback", b"callback", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort_code", b"abort_code", "callback", b"callback", "data", b"data", "status", b"status", "too_large", b"too_large"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BulkFetchResult: _TypeAlias = BulkFetchResult  # noqa: Y015
+
+@_typing.final
 class StoreDataRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -49,6 +49,11 @@ class FileServerStub:
                 request_serializer=afs_dot_v1_dot_file__server__pb2.FetchDataRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_file__server__pb2.FetchDataResponse.FromString,
                 _registered_method=True)
+        self.BulkFetch = channel.unary_stream(
+                '/afs.v1.FileServer/BulkFetch',
+                request_serializer=afs_dot_v1_dot_file__server__pb2.BulkFetchRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_file__server__pb2.BulkFetchResponse.FromString,
+                _registered_method=True)
         self.StoreData = channel.stream_unary(
                 '/afs.v1.FileServer/StoreData',
                 request_serializer=afs_dot_v1_dot_file__server__pb2.StoreDataRequest.SerializeToString,
@@ -184,6 +189,14 @@ class FileServerServicer:
 
     def FetchData(self, request, context):
         """First message: status and promise. Then the data, in order, in pieces of at most 1 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BulkFetch(self, request, context):
+        """Small files of one volume, up to 256 a call, each answered on its own, in order: status, promise, and all its data
+        if it is small. The answer ends early where it would be too large; the rest may be asked for again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -346,6 +359,11 @@ def add_FileServerServicer_to_server(servicer, server):
                     servicer.FetchData,
                     request_deserializer=afs_dot_v1_dot_file__server__pb2.FetchDataRequest.FromString,
                     response_serializer=afs_dot_v1_dot_file__server__pb2.FetchDataResponse.SerializeToString,
+            ),
+            'BulkFetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.BulkFetch,
+                    request_deserializer=afs_dot_v1_dot_file__server__pb2.BulkFetchRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_file__server__pb2.BulkFetchResponse.SerializeToString,
             ),
             'StoreData': grpc.stream_unary_rpc_method_handler(
                     servicer.StoreData,
@@ -544,6 +562,33 @@ class FileServer:
             '/afs.v1.FileServer/FetchData',
             afs_dot_v1_dot_file__server__pb2.FetchDataRequest.SerializeToString,
             afs_dot_v1_dot_file__server__pb2.FetchDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BulkFetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/afs.v1.FileServer/BulkFetch',
+            afs_dot_v1_dot_file__server__pb2.BulkFetchRequest.SerializeToString,
+            afs_dot_v1_dot_file__server__pb2.BulkFetchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class FileServerStub:
     """Up to 1,000 Fids a call; each is answered on its own, in order."""
     FetchData: _grpc.UnaryStreamMultiCallable[_file_server_pb2.FetchDataRequest, _file_server_pb2.FetchDataResponse]
     """First message: status and promise. Then the data, in order, in pieces of at most 1 MiB."""
+    BulkFetch: _grpc.UnaryStreamMultiCallable[_file_server_pb2.BulkFetchRequest, _file_server_pb2.BulkFetchResponse]
+    """Small files of one volume, up to 256 a call, each answered on its own, in order: status, promise, and all its data
+    if it is small. The answer ends early where it would be too large; the rest may be asked for again.
+    """
     StoreData: _grpc.StreamUnaryMultiCallable[_file_server_pb2.StoreDataRequest, _file_server_pb2.StoreDataResponse]
     """First message: `open`. Then the data, in order. All or nothing: durable when answered."""
     StoreStatus: _grpc.UnaryUnaryMultiCallable[_file_server_pb2.StoreStatusRequest, _file_server_pb2.StoreStatusResponse]
@@ -72,6 +76,10 @@ class FileServerAsyncStub(FileServerStub):
     """Up to 1,000 Fids a call; each is answered on its own, in order."""
     FetchData: _aio.UnaryStreamMultiCallable[_file_server_pb2.FetchDataRequest, _file_server_pb2.FetchDataResponse]  # type: ignore[assignment]
     """First message: status and promise. Then the data, in order, in pieces of at most 1 MiB."""
+    BulkFetch: _aio.UnaryStreamMultiCallable[_file_server_pb2.BulkFetchRequest, _file_server_pb2.BulkFetchResponse]  # type: ignore[assignment]
+    """Small files of one volume, up to 256 a call, each answered on its own, in order: status, promise, and all its data
+    if it is small. The answer ends early where it would be too large; the rest may be asked for again.
+    """
     StoreData: _aio.StreamUnaryMultiCallable[_file_server_pb2.StoreDataRequest, _file_server_pb2.StoreDataResponse]  # type: ignore[assignment]
     """First message: `open`. Then the data, in order. All or nothing: durable when answered."""
     StoreStatus: _aio.UnaryUnaryMultiCallable[_file_server_pb2.StoreStatusRequest, _file_server_pb2.StoreStatusResponse]  # type: ignore[assignment]
@@ -121,6 +129,16 @@ class FileServerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_file_server_pb2.FetchDataResponse], _abc.AsyncIterator[_file_server_pb2.FetchDataResponse]]:
         """First message: status and promise. Then the data, in order, in pieces of at most 1 MiB."""
+
+    @_abc_1.abstractmethod
+    def BulkFetch(
+        self,
+        request: _file_server_pb2.BulkFetchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_file_server_pb2.BulkFetchResponse], _abc.AsyncIterator[_file_server_pb2.BulkFetchResponse]]:
+        """Small files of one volume, up to 256 a call, each answered on its own, in order: status, promise, and all its data
+        if it is small. The answer ends early where it would be too large; the rest may be asked for again.
+        """
 
     @_abc_1.abstractmethod
     def StoreData(

@@ -241,13 +241,10 @@ async def test_attributes_no_vnode_can_have_are_refused(
     [
         ("FetchACL", pb.FetchACLRequest),
         ("StoreACL", pb.StoreACLRequest),
-        ("SetLock", pb.SetLockRequest),
-        ("ExtendLock", pb.ExtendLockRequest),
-        ("ReleaseLock", pb.ReleaseLockRequest),
     ],
 )
 async def test_what_is_not_served_says_so(tmp_path: Path, method: str, request_type: Any) -> None:
-    """Access control lists and locks answer UNIMPLEMENTED, not a lie."""
+    """Access control lists answer UNIMPLEMENTED, not a lie."""
     async with fileserver(tmp_path) as running:
         client = await running.client()
         async with refused(AfsCode.RXGEN_OPCODE):
