@@ -61,6 +61,9 @@ ACK_HEAD_START_S: Final = 0.003
 # Promises on a volume are dismantled this long after its last host was told: the messages, still on
 # their way out, do not compete with it for the event loop.
 DISMANTLE_AFTER_S: Final = 0.05
+# But no later than this after the first of them, even if volumes are marked again and again
+# meanwhile: else nothing would ever be freed.
+DISMANTLE_WITHIN_S: Final = 0.5
 # FSSync.WatchBreaks looks at most this often who is still to be told: 20,000 hosts take some 10 ms.
 WATCH_BREAKS_PAUSE_S: Final = 0.05
 # Expired promises are looked for this often: the table is at most this much larger than it need be.

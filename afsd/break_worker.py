@@ -1,8 +1,10 @@
 """The BreakLaterCallBacks worker: the thread that the 2002 mail adds to the fileserver, as a task.
 
 It looks first and then waits (R2), its wake-up is a level and not an edge (R1, T8), and a tick that
-finds work is
-counted: it means that a wake-up was lost (I5).
+finds work is counted: it means that a wake-up was lost (I5).
+
+Telling hosts comes before everything else, and dismantling what they held after everything else:
+nobody waits for memory to be freed.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from afs.limits import ACK_HEAD_START_S, DISMANTLE_AFTER_S
+from afs.limits import ACK_HEAD_START_S, DISMANTLE_AFTER_S, DISMANTLE_WITHIN_S
 from afs.runtime.malloc import trim_malloc
 from afsd.callbacks import CallBacks
 
@@ -29,34 +31,35 @@ async def break_worker(callbacks: CallBacks, tick_s: float) -> None:
     counters = callbacks.machine.counters
     woken = True
     while True:
-        callbacks.wake_worker.clear()
         worked = await _work_off(callbacks)
         if not woken:
             counters["worker_ticks"] += 1
             counters["worker_ticks_that_found_work"] += worked
-        try:
-            async with asyncio.timeout(tick_s):
-                await callbacks.wake_worker.wait()
-            woken = True
+        woken = await _woken(callbacks, tick_s)
+        if woken:
             counters["worker_wakeups"] += 1
             callbacks.observe("worker.woken")
-            await asyncio.sleep(ACK_HEAD_START_S)
-        except TimeoutError:
-            woken = False
 
 
 async def _work_off(callbacks: CallBacks) -> bool:
     """Calls BreakLaterCallBacks until it finds nothing; False if there was nothing at all."""
+    later, now = callbacks.machine.later, asyncio.get_running_loop().time
     slices = 0
     telling = False
+    dismantle_by: float | None = None
     while True:
-        if telling and not callbacks.machine.later.marked:
-            # What is left is memory to free, which nobody waits for: the messages go out first.
+        if telling and not later.marked:
+            # What is left is memory to free: the messages go out first, and so do those of volumes
+            # that are marked meanwhile, if they do not come for ever.
             telling = False
-            with suppress(TimeoutError):
-                async with asyncio.timeout(DISMANTLE_AFTER_S):
-                    await callbacks.wake_worker.wait()
-        telling = bool(callbacks.machine.later.marked)
+            dismantle_by = dismantle_by or now() + DISMANTLE_WITHIN_S
+            await _woken(callbacks, min(DISMANTLE_AFTER_S, dismantle_by - now()))
+        if callbacks.wake_worker.is_set() and not telling:
+            await asyncio.sleep(ACK_HEAD_START_S)
+        # A wake-up is taken back before the look that does what it is about. One that nobody took
+        # back would cut every later pause short.
+        callbacks.wake_worker.clear()
+        telling = bool(later.marked)
         if not callbacks.break_later_callbacks():
             break
         slices += 1
@@ -68,3 +71,11 @@ async def _work_off(callbacks: CallBacks) -> bool:
         # A large table that is gone leaves the allocator with memory the machine can use.
         await asyncio.to_thread(trim_malloc)
     return slices > 0
+
+
+async def _woken(callbacks: CallBacks, timeout_s: float) -> bool:
+    """Waits for a wake-up; False if none came in time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            return await callbacks.wake_worker.wait()
+    return False

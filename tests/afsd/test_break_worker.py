@@ -11,6 +11,7 @@ import pytest
 
 from afs.runtime.clock import SystemClock
 from afs.types import BreakReason, Fid
+from afsd import break_worker as worker_module
 from afsd.break_worker import break_worker
 from afsd.callbacks import CallBacks
 from afsd.core.callback_machine import CallBackMachine
@@ -19,7 +20,7 @@ from afsd.core.settings import CallBackSettings
 from afsd.fssync_lane import FssyncLane
 from afsd.host_journal import HostJournal
 
-# A tick that nobody waits for: what needs it, hangs.
+# A wait that nobody lives to see: what needs it, hangs.
 NEVER_S = 3600.0
 PATIENCE_S = 20.0
 HOST = "holder"
@@ -51,6 +52,11 @@ class Marked:
             while self.counter("breaks_sent") < times:
                 await asyncio.sleep(0)
         assert self.counter("breaks_sent") == times
+
+    async def some_turns(self) -> None:
+        """The event loop has turned often enough for whatever is due now."""
+        for _ in range(50):
+            await asyncio.sleep(0)
 
     def counter(self, name: str) -> int:
         """One of the machine's counters."""
@@ -139,3 +145,55 @@ async def test_tick_finds_what_a_lost_wake_up_left(tmp_path: Path) -> None:
                 while not volumes.counter("worker_ticks_that_found_work"):
                     await asyncio.sleep(0)
         assert volumes.counter("worker_ticks_that_found_work") == 1
+
+
+@pytest.mark.blocking_ok
+async def test_messages_go_out_before_memory_is_freed_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume marked while another one is to be dismantled cuts only that one pause short."""
+    monkeypatch.setattr(worker_module, "DISMANTLE_AFTER_S", NEVER_S)
+    monkeypatch.setattr(worker_module, "DISMANTLE_WITHIN_S", NEVER_S)
+    async with marked(tmp_path) as volumes:
+        with working(volumes.callbacks):
+            for number in range(1, 4):
+                await volumes.give_back(100 + number)
+                await volumes.told(number)
+                await volumes.some_turns()
+                assert volumes.callbacks.machine.later.work_left == number
+
+
+@pytest.mark.blocking_ok
+async def test_memory_is_freed_while_volumes_are_marked_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marks that leave the worker no pause do not put off for ever what it has to dismantle."""
+    monkeypatch.setattr(worker_module, "DISMANTLE_AFTER_S", NEVER_S)
+    monkeypatch.setattr(worker_module, "DISMANTLE_WITHIN_S", 0.01)
+    async with marked(tmp_path) as volumes:
+        with working(volumes.callbacks):
+            async with asyncio.timeout(PATIENCE_S):
+                number = 0
+                while number == volumes.callbacks.machine.later.work_left:
+                    number += 1
+                    await volumes.give_back(100 + number)
+                    await volumes.told(number)
+                    await volumes.some_turns()
+
+
+@pytest.mark.blocking_ok
+@pytest.mark.parametrize("dismantle_after_s", [0.0, NEVER_S])
+async def test_the_ack_leaves_first_also_while_memory_waits_to_be_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dismantle_after_s: float
+) -> None:
+    """M3: nobody is told in the turns right after a mark, whatever the worker was about to do."""
+    monkeypatch.setattr(worker_module, "DISMANTLE_AFTER_S", dismantle_after_s)
+    async with marked(tmp_path) as volumes:
+        with working(volumes.callbacks):
+            await volumes.give_back(100)
+            await volumes.told(1)
+            await volumes.some_turns()
+            monkeypatch.setattr(worker_module, "ACK_HEAD_START_S", NEVER_S)
+            await volumes.give_back(101)
+            await volumes.some_turns()
+            assert volumes.counter("breaks_sent") == 1
