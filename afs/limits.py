@@ -55,8 +55,8 @@ MAX_BREAKS_OUTSTANDING_PER_HOST: Final = 4096
 # half a millisecond of work each.
 WORKER_SLICE_PROMISES: Final = 1024
 WORKER_SLICE_HOSTS: Final = 8
-# The worker begins this long after it was woken: the ack that follows the mark leaves first,
-# however many hosts are to be told, and a client hears of its break no later than it would notice.
+# The worker begins when the ack that follows the mark has left, at the latest this long after it
+# was woken: a client hears of its break no later than it would notice.
 ACK_HEAD_START_S: Final = 0.003
 # Promises on a volume are dismantled this long after its last host was told: the messages, still on
 # their way out, do not compete with it for the event loop.

@@ -3,8 +3,8 @@
 It looks first and then waits (R2), its wake-up is a level and not an edge (R1, T8), and a tick that
 finds work is counted: it means that a wake-up was lost (I5).
 
-Telling hosts comes before everything else, and dismantling what they held after everything else:
-nobody waits for memory to be freed.
+The acks of what was marked leave first (M3), then hosts are told, and what they held is dismantled
+after everything else: nobody waits for memory to be freed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def _work_off(callbacks: CallBacks) -> bool:
             dismantle_by = dismantle_by or now() + DISMANTLE_WITHIN_S
             await _woken(callbacks, min(DISMANTLE_AFTER_S, dismantle_by - now()))
         if callbacks.wake_worker.is_set() and not telling:
-            await asyncio.sleep(ACK_HEAD_START_S)
+            await callbacks.let_acks_leave(ACK_HEAD_START_S)
         # A wake-up is taken back before the look that does what it is about. One that nobody took
         # back would cut every later pause short.
         callbacks.wake_worker.clear()

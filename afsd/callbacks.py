@@ -70,6 +70,8 @@ class CallBacks:
         self.policy = policy
         # Set when volumes are marked; the worker waits for it (M3).
         self.wake_worker = asyncio.Event()
+        # Answers of FSSYNC calls that have marked a volume: the worker lets them leave first (M3).
+        self._acks: set[asyncio.Future[None]] = set()
         # Set by whatever may change who is still to be told (`break_watch`).
         self.stepped = asyncio.Event()
         self.stopping = False
@@ -208,6 +210,8 @@ class CallBacks:
             self.locks.volume_changed(volume)
         if self.policy.by_worker:
             marked, instructions = self.machine.break_volume_callbacks_later(volume, reason)
+            if marked and turn.answered is not None:
+                self._acks.add(turn.answered)
             self._step(instructions)
             return marked
         ticket, done = self._ticket()
@@ -220,6 +224,15 @@ class CallBacks:
         else:
             await done
         return marked
+
+    async def let_acks_leave(self, timeout_s: float) -> None:
+        """Returns when the volserver has its answers for what was marked since the last time.
+
+        After the timeout in any case.
+        """
+        acks, self._acks = self._acks, set()
+        if acks:
+            await asyncio.wait(acks, timeout=timeout_s)
 
     def break_later_callbacks(self) -> int:
         """BreakLaterCallBacks: one slice of work; 0 if nothing needed breaking (M5)."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 from afs.errors import AfsCode, AfsError
 from afs.runtime.interceptors import Context
@@ -46,7 +47,7 @@ class FSSyncServicer(fssync_pb2_grpc.FSSyncServicer):
     async def VolumeOp(
         self,
         request: fssync_pb2.VolumeOpRequest,
-        _context: Context,
+        context: Context,
     ) -> fssync_pb2.VolumeOpResponse:
         """Carries out one command; whether it was refused, and why, is in the answer.
 
@@ -56,7 +57,8 @@ class FSSyncServicer(fssync_pb2_grpc.FSSyncServicer):
         command, reason = _check(request)
         if command is FsyncCommand.VOL_LISTVOLUMES:
             return self._list(request.partition)
-        task = asyncio.ensure_future(self._operate(request, command, reason))
+        answered = _answered(context)
+        task = asyncio.ensure_future(self._operate(request, command, reason, answered))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
@@ -94,9 +96,13 @@ class FSSyncServicer(fssync_pb2_grpc.FSSyncServicer):
             await asyncio.wait(self._running)
 
     async def _operate(
-        self, request: fssync_pb2.VolumeOpRequest, command: FsyncCommand, reason: FsyncReason
+        self,
+        request: fssync_pb2.VolumeOpRequest,
+        command: FsyncCommand,
+        reason: FsyncReason,
+        answered: asyncio.Future[None],
     ) -> fssync_pb2.VolumeOpResponse:
-        async with self._lane.turn() as turn:
+        async with self._lane.turn(answered) as turn:
             decision = await self._volumes.operate(
                 request.volume_id, command, reason, request.program, request.partition
             )
@@ -168,6 +174,19 @@ class FSSyncServicer(fssync_pb2_grpc.FSSyncServicer):
             info.change_counter = header.change_counter
             info.incarnation = header.incarnation
         return info
+
+
+def _answered(context: Context) -> asyncio.Future[None]:
+    """Done when the answer has left, or its caller has."""
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(_context: Context) -> None:
+        if not answered.done():
+            answered.set_result(None)
+
+    # The stubs want a class of their own in place of a function.
+    context.add_done_callback(cast("Any", done))
+    return answered
 
 
 def _check(request: fssync_pb2.VolumeOpRequest) -> tuple[FsyncCommand, FsyncReason]:

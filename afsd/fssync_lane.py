@@ -16,9 +16,14 @@ from afsd.core.policy import BreakPolicy
 
 
 class Turn:
-    """One FSSYNC call's time with a listener."""
+    """One FSSYNC call's time with a listener.
 
-    def __init__(self) -> None:
+    Attributes:
+        answered: done when the call's answer has left; None if nobody is told.
+    """
+
+    def __init__(self, answered: asyncio.Future[None] | None = None) -> None:
+        self.answered = answered
         self.busy_until: asyncio.Future[Any] | None = None
 
     def stay_busy_until(self, done: asyncio.Future[Any]) -> None:
@@ -33,10 +38,14 @@ class FssyncLane:
         self._listeners = asyncio.Semaphore(policy.listeners)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Turn]:
-        """Waits for a free listener and keeps it for the call, or as long as the turn says."""
+    async def turn(self, answered: asyncio.Future[None] | None = None) -> AsyncIterator[Turn]:
+        """Waits for a free listener and keeps it for the call, or as long as the turn says.
+
+        Args:
+            answered: done when the call's answer has left.
+        """
         await self._listeners.acquire()
-        turn = Turn()
+        turn = Turn(answered)
         try:
             yield turn
         finally:

@@ -39,6 +39,9 @@ class NoContext:
     async def send_initial_metadata(self, metadata: Any) -> None:
         """Nobody waits for it."""
 
+    def add_done_callback(self, callback: Any) -> None:
+        """The call never ends, as far as anybody is told."""
+
 
 # For our methods, which do not look at it.
 NO_CONTEXT: Any = NoContext()

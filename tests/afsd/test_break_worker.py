@@ -39,10 +39,10 @@ class Marked:
         (sequence,) = self.callbacks.machine.hosts[HOST].outstanding
         self.callbacks.acked(HOST, channel, sequence)
 
-    async def give_back(self, volume: int) -> None:
+    async def give_back(self, volume: int, answered: asyncio.Future[None] | None = None) -> None:
         """The host holds a promise there; the volume is given back."""
         assert self.callbacks.promise(Fid(volume, 2, 2), HOST) is not None
-        async with self._lane.turn() as turn:
+        async with self._lane.turn(answered) as turn:
             reason = BreakReason.VOLUME_GIVEN_BACK
             assert await self.callbacks.volume_changed(volume, reason, turn) == 1
 
@@ -183,17 +183,31 @@ async def test_memory_is_freed_while_volumes_are_marked_again_and_again(
 
 @pytest.mark.blocking_ok
 @pytest.mark.parametrize("dismantle_after_s", [0.0, NEVER_S])
-async def test_the_ack_leaves_first_also_while_memory_waits_to_be_freed(
+async def test_the_ack_leaves_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dismantle_after_s: float
 ) -> None:
-    """M3: nobody is told in the turns right after a mark, whatever the worker was about to do."""
+    """M3: nobody is told before the ack has left, also while memory waits to be freed."""
     monkeypatch.setattr(worker_module, "DISMANTLE_AFTER_S", dismantle_after_s)
+    monkeypatch.setattr(worker_module, "ACK_HEAD_START_S", NEVER_S)
     async with marked(tmp_path) as volumes:
         with working(volumes.callbacks):
-            await volumes.give_back(100)
+            for number in range(1, 4):
+                answered = asyncio.get_running_loop().create_future()
+                await volumes.give_back(100 + number, answered)
+                await volumes.some_turns()
+                assert volumes.counter("breaks_sent") == number - 1
+                answered.set_result(None)
+                await volumes.told(number)
+                await volumes.some_turns()
+
+
+@pytest.mark.blocking_ok
+async def test_an_ack_that_does_not_leave_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M3, I7: a volserver that does not take its answer puts nobody's break off."""
+    monkeypatch.setattr(worker_module, "ACK_HEAD_START_S", 0.01)
+    async with marked(tmp_path) as volumes:
+        with working(volumes.callbacks):
+            await volumes.give_back(100, asyncio.get_running_loop().create_future())
             await volumes.told(1)
-            await volumes.some_turns()
-            monkeypatch.setattr(worker_module, "ACK_HEAD_START_S", NEVER_S)
-            await volumes.give_back(101)
-            await volumes.some_turns()
-            assert volumes.counter("breaks_sent") == 1

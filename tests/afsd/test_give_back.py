@@ -16,6 +16,7 @@ from afs.types import BreakReason, root_fid, whole_volume_fid
 from afs.v1 import file_server_debug_pb2, file_server_debug_pb2_grpc
 from afs.v1 import file_server_pb2 as pb
 from afs.wire import fid_to_wire
+from afsd import break_worker
 from afsd.host_journal import HostJournal
 from tests.afsd.running import (
     PATIENCE_S,
@@ -132,6 +133,18 @@ async def test_writer_waits_one_deadline_then_not_at_all(tmp_path: Path) -> None
         before = (await counters(writer))["breaks_sent"]
         await writer.create("two")
         assert (await counters(writer))["breaks_sent"] == before
+
+
+async def test_holders_are_told_as_soon_as_the_ack_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M3: the worker goes by the ack itself; how long it would wait for one plays no part."""
+    monkeypatch.setattr(break_worker, "ACK_HEAD_START_S", 3600.0)
+    async with fileserver(tmp_path) as server:
+        holder = await server.client()
+        await holder.status(ROOT)
+        await server.fssync("VOL_BREAKCBKS")
+        await holder.broken(whole_volume_fid(VOLUME))
 
 
 async def test_answer_that_is_held_back_does_not_look_like_a_refusal(tmp_path: Path) -> None:
