@@ -16,6 +16,7 @@ from afs.v1 import cache_manager_pb2_grpc
 from clientd.cache_manager import SERVICE_NAME, CacheManager
 from clientd.config import ClientdConfig
 from clientd.disk_cache import DiskCache
+from clientd.fuse.mounts import Mounts
 from clientd.journal import Journal
 from clientd.services import Services
 
@@ -28,11 +29,15 @@ class Clientd:
     Attributes:
         addresses: where CacheManager is served, with the real ports.
         services: the parts; for tests that look inside.
+        mounts: whether it is mounted.
     """
 
-    def __init__(self, server: DaemonServer, services: Services, addresses: list[str]) -> None:
+    def __init__(
+        self, server: DaemonServer, services: Services, mounts: Mounts, addresses: list[str]
+    ) -> None:
         self._server = server
         self.services = services
+        self.mounts = mounts
         self.addresses = addresses
 
     @classmethod
@@ -40,7 +45,7 @@ class Clientd:
         """Opens the cache and serves.
 
         Raises:
-            AfsError: the cache directory or an address is taken.
+            AfsError: the cache directory or an address is taken, or the mount cannot be made.
             OSError: the cache directory cannot be used.
         """
         clock = clock or SystemClock()
@@ -61,24 +66,29 @@ class Clientd:
         except BaseException:
             await disk.close()
             raise
+        mounts = Mounts(services, allow_other=config.mount_allow_other)
         try:
             server = DaemonServer()
             server.add(
                 cache_manager_pb2_grpc.add_CacheManagerServicer_to_server,
-                CacheManager(services),
+                CacheManager(services, mounts),
                 SERVICE_NAME,
             )
             addresses = await server.listen(config.listen)
+            if config.mount is not None:
+                await mounts.mount(config.mount)
             await server.start()
         except BaseException:
+            await mounts.stop()
             await services.stop()
             raise
         _log.info("client.started", listen=addresses, host_uuid=host_uuid)
-        return cls(server, services, addresses)
+        return cls(server, services, mounts, addresses)
 
     async def stop(self) -> None:
-        """Lets running calls finish, gives promises back, and completes the cache on disk."""
+        """Lets running calls finish, unmounts, gives promises back, completes the cache on disk."""
         await self._server.stop(DRAIN_S)
+        await self.mounts.stop()
         await self.services.stop()
 
 

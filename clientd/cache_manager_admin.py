@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from afs.errors import AfsCode, AfsError
 from afs.types import Fid
 from afs.v1 import cache_manager_pb2 as pb
+from clientd.fuse.mounts import Mounts
 from clientd.path_walk import CellRoot, Last, Place
 from clientd.services import Services
 
@@ -16,6 +18,7 @@ class AdminMethods:
     """What people do to the cache."""
 
     _services: Services
+    _mounts: Mounts
 
     async def Flush(self, request: pb.FlushRequest, context: Any) -> pb.FlushResponse:  # noqa: ARG002
         """Forgets one vnode: its status and data, or names; says how many vnodes that were."""
@@ -71,15 +74,15 @@ class AdminMethods:
         return len(known | stored)
 
     async def Mount(self, request: pb.MountRequest, context: Any) -> pb.MountResponse:  # noqa: ARG002
-        """Not yet there: UNIMPLEMENTED."""
-        raise _no_mount()
+        """Mounts the cell's root at an empty directory of this machine."""
+        if not request.mount_point.startswith("/"):
+            raise AfsError(
+                AfsCode.EINVAL, f"mount_point {request.mount_point!r}: expected an absolute path"
+            )
+        await self._mounts.mount(Path(request.mount_point))
+        return pb.MountResponse()
 
     async def Unmount(self, request: pb.UnmountRequest, context: Any) -> pb.UnmountResponse:  # noqa: ARG002
-        """Not yet there: UNIMPLEMENTED."""
-        raise _no_mount()
-
-
-def _no_mount() -> AfsError:
-    return AfsError(
-        AfsCode.RXGEN_OPCODE, "this clientd cannot mount: use Read, Write and their kin"
-    )
+        """Stores what is dirty and unmounts; programs that still use the mount get errors."""
+        await self._mounts.unmount()
+        return pb.UnmountResponse()

@@ -12,6 +12,7 @@ from afs.v1 import cache_manager_pb2 as pb
 from afs.v1 import types_pb2
 from afs.wire import fid_to_wire, status_to_wire
 from clientd.core.entry import CacheEntry
+from clientd.fuse.mounts import Mounts
 from clientd.journal import ClientEvent
 from clientd.services import Services
 
@@ -23,6 +24,7 @@ class StatusMethods:
     """What tells of the client itself."""
 
     _services: Services
+    _mounts: Mounts
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: ARG002
         """How much is cached, how much is promised, and what was counted."""
@@ -35,6 +37,7 @@ class StatusMethods:
             promises=services.cache.promise_count(services.clock.now()),
             counters=services.journal.counters(),
             servers=services.servers.statuses(),
+            mount_point=self._mounts.path,
         )
 
     async def DumpCache(

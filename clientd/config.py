@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import Field
@@ -29,4 +30,11 @@ class ClientdConfig(DaemonConfig):
     )
     cache_limit_bytes: int = Field(
         CACHE_LIMIT_BYTES, description="bytes on disk that the cache may take", ge=LEAST_CACHE_BYTES
+    )
+    mount: Path | None = Field(
+        None, description="empty directory at which to mount the cell's root (default: no mount)"
+    )
+    mount_allow_other: bool = Field(
+        default_factory=lambda: os.geteuid() == 0,
+        description="whether other users may use the mount (default: if clientd runs as root)",
     )

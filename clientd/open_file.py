@@ -222,6 +222,12 @@ class OpenFile:
         finally:
             self._on_close(self)
 
+    def close_now(self) -> None:
+        """Lets go of a file that was open for reading."""
+        assert not self.writable
+        self._ahead.stop()
+        self._on_close(self)
+
     def _put(self, offset: int, data: bytes) -> None:
         self._flushing.put(self.file, offset, data)
         self.writer.wrote = True

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from afs.errors import AfsCode, AfsError
+from afs.limits import MAX_BULK_FIDS
 from afs.types import Fid, Vnode
 from afs.v1 import file_server_pb2 as pb
 from afs.v1 import types_pb2
@@ -58,6 +59,8 @@ class Statuses:
         volume: VolumeCalls,
         fid: Fid,
         fetch: Callable[[], Awaitable[Known]] | None = None,
+        *,
+        directory: Fid | None = None,
     ) -> Known:
         """The vnode's status: cached under a promise, or fetched.
 
@@ -65,6 +68,8 @@ class Statuses:
             volume: the one it is in.
             fid: the vnode.
             fetch: how to ask; FetchStatus unless given.
+            directory: where it was found, if somebody goes through that: others in it, never asked
+                about before, may be asked about along with it.
 
         A reply that was overtaken by a break answers those who asked before it was requested, and
         nobody else (R10).
@@ -80,19 +85,38 @@ class Statuses:
             if (coming := self._coming.get(fid)) is not None:
                 await coming.wait()
                 continue
-            landed = await self._flights.run(fid, fetch or (lambda: self._fetch(volume, fid)))
+            landed = await self._flights.run(
+                fid, fetch or (lambda: self._fetch(volume, fid, directory))
+            )
             if landed.asked_before:
                 return landed.value
             fetched = landed.value
+
+    async def bring(self, volume: VolumeCalls, fids: Sequence[Fid]) -> None:
+        """Asks about those of many vnodes whose status is not trusted, all in one call.
+
+        What cannot be told of one is no matter: whoever asks for it alone will hear.
+
+        Raises:
+            AfsError: as BulkStatus.
+        """
+        missing = [fid for fid in fids if self._servers.trusted(fid) is None]
+        coming = {self._coming[fid] for fid in missing if fid in self._coming}
+        to_ask = [fid for fid in missing if fid not in self._coming and not self.waiting(fid)]
+        for at in range(0, len(to_ask), MAX_BULK_FIDS):
+            batch = to_ask[at : at + MAX_BULK_FIDS]
+            await self._fetch_with(volume, batch[0], batch)
+        for event in coming:
+            await event.wait()
 
     def waiting(self, fid: Fid) -> int:
         """How many wait for the vnode's status."""
         return self._flights.waiting(fid)
 
-    async def _fetch(self, volume: VolumeCalls, fid: Fid) -> Known:
+    async def _fetch(self, volume: VolumeCalls, fid: Fid, directory: Fid | None) -> Known:
         companions = [
             each
-            for each in self._companions.of(fid, self._servers.now())
+            for each in self._companions.of(fid, self._servers.now(), directory)
             if each not in self._coming and not self._flights.waiting(each)
         ]
         if companions:
@@ -120,7 +144,7 @@ class Statuses:
         come = asyncio.Event()
         self._coming |= dict.fromkeys(companions, come)
         try:
-            return await self._fetch_all(volume, [fid, *companions])
+            return await self._fetch_all(volume, list(dict.fromkeys([fid, *companions])))
         finally:
             for each in companions:
                 del self._coming[each]

@@ -9,6 +9,9 @@ Theory of operation
     along, the third one more of them: only such as are cached and have no promise, in the order of
     their names, from where the last batch ended. What nobody ever used is not asked about, so all
     that can be wasted is a promise on something that was used before.
+
+    Who goes through a directory for the first time (`directory` says so, the mount does) meets
+    vnodes of which nothing is cached; then those are taken along as well.
 """
 
 from __future__ import annotations
@@ -51,15 +54,19 @@ class Companions:
         self._cache = cache
         self._progress: OrderedDict[Fid, _Progress] = OrderedDict()
 
-    def of(self, fid: Fid, now: float) -> list[Fid]:
+    def of(self, fid: Fid, now: float, directory: Fid | None = None) -> list[Fid]:
         """Vnodes of the same volume to ask about along with this one; may be empty.
 
         Args:
             fid: what has to be asked about anyway.
             now: steady seconds.
+            directory: where it was found, by somebody who goes through that.
         """
+        first_time = directory is not None
         entry = self._cache.peek(fid)
-        above = self._cache.peek(entry.status.parent) if entry is not None else None
+        if directory is None and entry is not None:
+            directory = entry.status.parent
+        above = self._cache.peek(directory) if directory is not None else None
         listing = above.current_listing() if above is not None else None
         if above is None or listing is None or above.fid == fid:
             return []
@@ -77,9 +84,11 @@ class Companions:
             if len(found) == progress.batch:
                 progress.position = position
                 break
-            companion = self._cache.peek(entries[position].fid)
-            if companion is not None and companion.fid != fid and _has_no_promise(companion, now):
-                found.append(companion.fid)
+            companion_fid = entries[position].fid
+            companion = self._cache.peek(companion_fid)
+            wanted = first_time if companion is None else _has_no_promise(companion, now)
+            if wanted and companion_fid != fid:
+                found.append(companion_fid)
         else:
             progress.position += MAX_LOOKED_AT
         progress.batch = min(progress.batch * GROWTH, LARGEST_BATCH)

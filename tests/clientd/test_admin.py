@@ -114,15 +114,15 @@ async def test_check_servers_asks_them(server: FakeFileServer, program: LocalPro
     await server.start(server.address)
 
 
-async def test_mounting_is_not_there_yet(program: LocalProgram) -> None:
-    """UNIMPLEMENTED, not a lie."""
+async def test_mount_point_must_be_an_absolute_path(program: LocalProgram) -> None:
+    """The client's own working directory is nobody's business; without a mount none is removed."""
     for call in (
-        program.stub.Mount(pb.MountRequest(mount_point="/mnt")),
+        program.stub.Mount(pb.MountRequest(mount_point="mnt")),
         program.stub.Unmount(pb.UnmountRequest()),
     ):
         with pytest.raises(AfsError) as caught:
             await program.call(call)
-        assert caught.value.code is AfsCode.RXGEN_OPCODE
+        assert caught.value.code is AfsCode.EINVAL
 
 
 async def test_cache_and_uuid_survive_a_restart(server: FakeFileServer, tmp_path: Path) -> None:

@@ -109,3 +109,23 @@ async def test_fileserver_that_cannot_is_asked_one_by_one(
     server.fails["BulkStatus"] = [AfsError(AfsCode.RXGEN_OPCODE, "what?")]
     for number in range(3):
         assert (await program.read(f"/home/f{number:03}")).data == b"x"
+
+
+async def test_statuses_are_brought_in_one_call(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """Those that are trusted are not asked about; one that is gone is no error."""
+    fids = [server.add(f"f{number}", b"x") for number in range(10)]
+    await program.stat("/home/f0")
+    await program.until_leased()
+    services = program.client.services
+    volume = await services.volumes.named("home")
+    gone = Fid(VOLUME, 999, 999)
+    before = server.calls.copy()
+    await asyncio.gather(
+        services.statuses.bring(volume, [*fids, gone]), services.statuses.bring(volume, fids)
+    )
+    assert server.calls - before == {"BulkStatus": 1}
+    assert all(services.servers.trusted(fid) is not None for fid in fids)
+    await services.statuses.bring(volume, fids)
+    assert server.calls - before == {"BulkStatus": 1}

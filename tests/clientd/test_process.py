@@ -58,7 +58,7 @@ class Process:
         return await asyncio.to_thread(self.popen.wait, PATIENCE_S)
 
 
-def start(folder: Path, location: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, location: str, *flags: str) -> subprocess.Popen[bytes]:
     """Starts a clientd."""
     command = [
         sys.executable,
@@ -67,15 +67,18 @@ def start(folder: Path, location: str) -> subprocess.Popen[bytes]:
         f"--listen=unix:{folder / 'cm.sock'}",
         f"--location={location}",
         f"--cache-dir={folder / 'cache'}",
+        *flags,
     ]
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(command, stderr=log)
 
 
 @asynccontextmanager
-async def running_process(folder: Path, server: FakeFileServer) -> AsyncIterator[Process]:
+async def running_process(
+    folder: Path, server: FakeFileServer, *flags: str
+) -> AsyncIterator[Process]:
     """A clientd process that serves; killed in the end if it still runs."""
-    popen = await asyncio.to_thread(start, folder, server.address)
+    popen = await asyncio.to_thread(start, folder, server.address, *flags)
     process = Process(popen, folder)
     try:
         yield await process.until_serving()

@@ -132,3 +132,16 @@ def test_directories_are_bounded() -> None:
         assert companions.of(fids[0], NOW) == []
     assert companions.of(inside[0][0], NOW) == []
     assert companions.of(inside[-1][0], NOW) == [inside[-1][1]]
+
+
+def test_first_time_through_a_directory_takes_along_what_was_never_used() -> None:
+    """Whoever says where something was found goes through that directory; others do not."""
+    cache = attached_cache()
+    fids = files(4)
+    fill(cache, fids)
+    for fid in fids:
+        cache.forget(fid)
+    companions = Companions(cache)
+    assert companions.of(fids[0], NOW) == []
+    assert companions.of(fids[0], NOW, ROOT) == []
+    assert companions.of(fids[0], NOW, ROOT) == fids[1:]
