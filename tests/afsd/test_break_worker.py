@@ -128,6 +128,7 @@ async def test_worker_looks_before_it_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.blocking_ok
+@pytest.mark.expects_error_event
 async def test_tick_finds_what_a_lost_wake_up_left(tmp_path: Path) -> None:
     """M4, I5: the tick is the safety net, and it is counted that it had to act."""
     async with marked(tmp_path) as volumes:
