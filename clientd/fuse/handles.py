@@ -8,18 +8,20 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from afs.types import DirectoryEntry
+from clientd.core.range_locks import LockOwner
 from clientd.fuse.nodes import Node
 from clientd.open_file import OpenFile
 
 
 class FileHandle:
-    """A file that is open."""
+    """A file that is open; `lock_owners` are those who locked something through this handle."""
 
-    __slots__ = ("file", "node")
+    __slots__ = ("file", "lock_owners", "node")
 
     def __init__(self, node: Node, file: OpenFile) -> None:
         self.node = node
         self.file = file
+        self.lock_owners: set[LockOwner] = set()
 
 
 class DirectoryHandle:

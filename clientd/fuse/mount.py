@@ -17,6 +17,7 @@ from clientd.fuse.notifier import Notifier
 from clientd.fuse.operations_attributes import REFUSED, AttributeOperations
 from clientd.fuse.operations_directories import DirectoryOperations
 from clientd.fuse.operations_files import FileOperations
+from clientd.fuse.operations_locks import LockOperations
 from clientd.fuse.operations_names import NameOperations
 from clientd.fuse.session import Session
 from clientd.fuse.silly_names import SillyNames
@@ -77,6 +78,7 @@ class Mount:
         names = NameOperations(tree, silly)
         files = FileOperations(tree, names, silly)
         services.kernel.open(kernel)
+        services.locks.store = files.store
         mount = cls(services, kernel_mount, session, notifier, nodes, kernel, ended)
         session.start(
             REFUSED
@@ -84,6 +86,7 @@ class Mount:
             | files.handlers()
             | AttributeOperations(tree).handlers()
             | DirectoryOperations(tree).handlers()
+            | LockOperations(files.handles, services.locks).handlers()
         )
         try:
             async with asyncio.timeout(_INIT_DEADLINE_S):

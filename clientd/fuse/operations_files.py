@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from afs.errors import AfsCode, AfsError
 from afs.types import Fid, SetStatus, Vnode, VnodeType
+from clientd.core.range_locks import LockFamily, LockOwner
 from clientd.fuse import abi
 from clientd.fuse.abi import Opcode, OpenFlag
 from clientd.fuse.handles import FileHandle, Handles
@@ -39,13 +40,16 @@ class FileOperations:
         tree: nodes and answers.
         names: makes files that are created.
         silly: told of the last close.
+
+    Attributes:
+        handles: those that are open.
     """
 
     def __init__(self, tree: Tree, names: NameOperations, silly: SillyNames) -> None:
         self._tree = tree
         self._names = names
         self._silly = silly
-        self._handles: Handles[FileHandle] = Handles()
+        self.handles: Handles[FileHandle] = Handles()
 
     @property
     def _services(self) -> Services:
@@ -86,7 +90,7 @@ class FileOperations:
 
     def _opened(self, node: Node, file: OpenFile, flags: int) -> tuple[int, bytes]:
         """A new handle's number, and what the kernel is told of it."""
-        number = self._handles.add(FileHandle(node, file))
+        number = self.handles.add(FileHandle(node, file))
         node.opens += 1
         answer = 0
         if file.writable:
@@ -150,13 +154,17 @@ class FileOperations:
         """The last user of a handle is gone."""
         number, _, _, _ = abi.RELEASE_IN.unpack_from(request.body)
         handle = self._let_go(number)
-        if not handle.file.writable and not self._silly.is_kept(handle.node.fid):
+        if (
+            not handle.file.writable
+            and not handle.lock_owners
+            and not self._silly.is_kept(handle.node.fid)
+        ):
             handle.file.close_now()
             return b""
         return self._close(handle)
 
     def _let_go(self, number: int) -> FileHandle:
-        handle = self._handles.remove(number)
+        handle = self.handles.remove(number)
         handle.node.opens -= 1
         if handle.file.writable:
             handle.node.files.remove(handle.file)
@@ -170,6 +178,9 @@ class FileOperations:
             await self._services.vnode_changes.to_the_end(handle.file.close())
             self._stored(handle)
         finally:
+            for owner in handle.lock_owners:
+                if owner.family is LockFamily.FLOCK or not handle.file.writable:
+                    await self._services.locks.release_owner(fid, owner)
             await self._silly.closed(fid)
         return b""
 
@@ -182,7 +193,7 @@ class FileOperations:
     def read(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         """Data; from memory at once."""
         number, offset, size, _, _, _ = abi.READ_IN.unpack_from(request.body)
-        handle = self._handles.get(number)
+        handle = self.handles.get(number)
         data = handle.file.read_now(offset, size)
         if data is None:
             return self._read(handle, offset, size)
@@ -207,7 +218,8 @@ class FileOperations:
     def write(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         """Takes data in."""
         number, offset, size, _, _, _ = abi.WRITE_IN.unpack_from(request.body)
-        handle = self._handles.get(number)
+        handle = self.handles.get(number)
+        self._services.locks.check(handle.node.fid)
         data = bytes(request.body[abi.WRITE_IN.size : abi.WRITE_IN.size + size])
         written = handle.file.write_now(offset, data)
         if written is None:
@@ -221,16 +233,28 @@ class FileOperations:
 
     def flush(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         """close(2): what was written is at the fileserver when it is answered."""
-        number, _ = abi.FLUSH_IN.unpack_from(request.body)
-        return self._flush_of(number)
+        number, owned_by = abi.FLUSH_IN.unpack_from(request.body)
+        owner = LockOwner(LockFamily.FCNTL, owned_by)
+        handle = self.handles.get(number)
+        if self._services.locks.has_locks(handle.node.fid, owner):
+            return self._flush_and_unlock(handle, owner)
+        return self._flush_of(handle)
+
+    async def _flush_and_unlock(self, handle: FileHandle, owner: LockOwner) -> Answer:
+        """close(2) by a process that has locked the file: its locks go."""
+        try:
+            await handle.file.flush()
+            self._stored(handle)
+        finally:
+            await self._services.locks.release_owner(handle.node.fid, owner)
+        return b""
 
     def fsync(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         """Likewise, of a file that stays open."""
         number, _ = abi.FSYNC_IN.unpack_from(request.body)
-        return self._flush_of(number)
+        return self._flush_of(self.handles.get(number))
 
-    def _flush_of(self, number: int) -> Answer | Coroutine[Any, Any, Answer]:
-        handle = self._handles.get(number)
+    def _flush_of(self, handle: FileHandle) -> Answer | Coroutine[Any, Any, Answer]:
         if not handle.file.writable or self._silly.is_kept(handle.node.fid):
             # Nothing to store, or nobody who will ever see it.
             return b""
@@ -240,6 +264,16 @@ class FileOperations:
         await handle.file.flush()
         self._stored(handle)
         return b""
+
+    async def store(self, fid: Fid) -> None:
+        """Stores what programs wrote to a file, as before a lock on it is let go of.
+
+        Raises:
+            AfsError: as StoreData.
+        """
+        for node in self._tree.nodes.of(fid):
+            for file in list(node.files):
+                await file.flush()
 
     def _stored(self, handle: FileHandle) -> None:
         """A store of our own made the next version, and of that the kernel has its data."""

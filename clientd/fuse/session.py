@@ -56,6 +56,8 @@ _BUFFER_BYTES: Final = MAX_WRITE_BYTES + 4096
 
 WANTED: Final = (
     InitFlag.ASYNC_READ
+    | InitFlag.POSIX_LOCKS
+    | InitFlag.FLOCK_LOCKS
     | InitFlag.ATOMIC_O_TRUNC
     | InitFlag.BIG_WRITES
     | InitFlag.AUTO_INVAL_DATA

@@ -1,6 +1,8 @@
 """Clients that are mounted, in the process of the test, and programs on them, in threads.
 
-Whatever touches a mount must run in a thread: the loop of the test answers it.
+Whatever touches a mount must run in a thread: the loop of the test answers it. No process may be
+started while a file of a mount is open in this one: the child closes it before it becomes a
+program, which is a request too, and until then this process stands still.
 """
 
 from __future__ import annotations

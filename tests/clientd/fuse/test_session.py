@@ -64,7 +64,7 @@ def echo(request: Request) -> Answer:
 async def test_init_agrees_on_what_both_can(kernel: Kernel) -> None:
     """Never more than the kernel offers."""
     kernel.session.start({})
-    offered = InitFlag.ASYNC_READ | InitFlag.POSIX_LOCKS | InitFlag.MAX_PAGES
+    offered = InitFlag.ASYNC_READ | InitFlag.MAX_PAGES | InitFlag(1 << 16)
     kernel.ask(Opcode.INIT, 1, abi.INIT_IN.pack(7, 33, 65536, offered))
     unique, error, payload = await kernel.answer()
     major, minor, readahead, flags, *_ = abi.INIT_OUT.unpack(payload)
