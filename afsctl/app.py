@@ -13,7 +13,7 @@ import grpc
 import typer
 
 from afs.errors import AfsError
-from afsctl.commands import cell, fs, fssync, login, rpc, vos
+from afsctl.commands import cell, fs, fssync, login, pts, rpc, vos
 from afsctl.daemon import CellError
 from afsctl.failure import FAILED, INTERRUPTED, CommandError, explain, one_line
 from afsctl.output import error_line
@@ -28,6 +28,7 @@ app.add_typer(cell.app, name="cell")
 app.add_typer(vos.app, name="vos")
 app.add_typer(fs.app, name="fs")
 app.add_typer(fssync.app, name="fssync")
+app.add_typer(pts.app, name="pts")
 app.add_typer(rpc.app, name="rpc")
 login.add_to(app)
 

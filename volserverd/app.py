@@ -13,12 +13,21 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
+import grpc.aio
 import structlog
 
-from afs.limits import DRAIN_S
+from afs.identity.memberships import Membership
+from afs.identity.protection_client import ProtectionClient
+from afs.limits import DRAIN_S, MEMBERSHIP_LIFETIME_S
 from afs.runtime.clock import Clock, SystemClock
+from afs.runtime.guarded import open_doors
 from afs.runtime.server import DaemonServer
-from afs.v1 import vol_server_pb2_grpc, vol_transfer_pb2_grpc, volume_location_pb2_grpc
+from afs.v1 import (
+    protection_pb2_grpc,
+    vol_server_pb2_grpc,
+    vol_transfer_pb2_grpc,
+    volume_location_pb2_grpc,
+)
 from volserverd.checkouts import Checkouts
 from volserverd.config import VolserverdConfig
 from volserverd.demand_salvage import DemandSalvage
@@ -28,6 +37,7 @@ from volserverd.halves import Halves
 from volserverd.identity import read_identity
 from volserverd.locations import Locations, OwnLocations, RemoteLocations
 from volserverd.operations import Operations
+from volserverd.protection import ProtectionDatabase, ProtectionServicer
 from volserverd.recovery import Recovery
 from volserverd.remnants import Remnants
 from volserverd.transfer_server import VolTransferServicer
@@ -40,6 +50,7 @@ _log = structlog.get_logger(__name__)
 VOL_SERVER: Final = "afs.v1.VolServer"
 VOL_TRANSFER: Final = "afs.v1.VolTransfer"
 VOLUME_LOCATION: Final = "afs.v1.VolumeLocation"
+PROTECTION: Final = "afs.v1.Protection"
 
 
 class VolserverDaemon:
@@ -57,6 +68,8 @@ class VolserverDaemon:
         self._clock = clock
         self._resources = AsyncExitStack()
         self._servers: list[DaemonServer] = []
+        self._doors: list[grpc.aio.ServerInterceptor] = []
+        self._protection: ProtectionDatabase | ProtectionClient | None = None
         self.addresses: list[str] = []
         self.location_addresses: list[str] = []
         self.operations = Operations(clock, config.transaction_idle_s)
@@ -87,6 +100,14 @@ class VolserverDaemon:
 
     async def _start(self) -> None:
         config, later = self._config, self._resources.push_async_callback
+        self._doors = await open_doors(
+            config,
+            self._ask,
+            self._clock.now,
+            self._resources,
+            # Whoever has the database asks it: an administrator's change counts at once.
+            remember_s=-1.0 if config.location is None else MEMBERSHIP_LIFETIME_S,
+        )
         if config.location_only:
             later((await self._open_locations()).close)
         else:
@@ -147,7 +168,7 @@ class VolserverDaemon:
         remnants.start()
 
     def _new_server(self) -> DaemonServer:
-        server = DaemonServer()
+        server = DaemonServer(self._doors)
         # For a start that fails: to be stopped again later does nothing.
         self._resources.push_async_callback(server.stop, 0)
         self._servers.append(server)
@@ -156,6 +177,8 @@ class VolserverDaemon:
     async def _open_locations(self) -> Locations:
         config = self._config
         if config.location is not None:
+            self._protection = protection = ProtectionClient(config.location)
+            self._resources.push_async_callback(protection.close)
             return RemoteLocations(config.location)
         server = self._new_server()
         self.location_addresses = await server.listen(config.location_listen)
@@ -165,7 +188,19 @@ class VolserverDaemon:
             VolumeLocationServicer(locations),
             VOLUME_LOCATION,
         )
+        self._protection = database = await ProtectionDatabase.open(config.ptdb_path)
+        self._resources.push_async_callback(database.close)
+        server.add(
+            protection_pb2_grpc.add_ProtectionServicer_to_server,
+            ProtectionServicer(database, self._clock),
+            PROTECTION,
+        )
         return locations
+
+    async def _ask(self, name: str) -> Membership:
+        """What the protection database says of a caller."""
+        assert self._protection is not None, "opened before the servers start"
+        return await self._protection.membership(name)
 
     async def _drain(self) -> None:
         """Ends calls and operations together: calls wait for operations that are asked to end."""

@@ -10,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from afs.errors import AfsError
 from afs.limits import REMNANT_LIFETIME_S, SALVAGE_POLL_S, TRANSACTION_IDLE_S
-from afs.runtime.config import DaemonConfig
+from afs.runtime.guarded import GuardedConfig
 from afs.runtime.listening import UNIX_PREFIX, split_tcp_address
 
 
-class VolserverdConfig(DaemonConfig):
+class VolserverdConfig(GuardedConfig):
     """Keys of `volserverd`."""
 
     listen: list[str] = Field(
@@ -37,6 +37,10 @@ class VolserverdConfig(DaemonConfig):
     )
     vldb: Path = Field(
         Path("var/vldb.sqlite3"), description="file of our own volume location database"
+    )
+    ptdb: Path | None = Field(
+        None,
+        description="file of our own protection database (default: ptdb.sqlite3 beside the vldb)",
     )
     fssync: str | None = Field(
         None,
@@ -108,6 +112,11 @@ class VolserverdConfig(DaemonConfig):
                 f"location: {self.location!r}: expected none, since location_only serves our own"
             )
         return self
+
+    @property
+    def ptdb_path(self) -> Path:
+        """The file of our own protection database."""
+        return self.ptdb or self.vldb.with_name("ptdb.sqlite3")
 
     @property
     def fssync_address(self) -> str:

@@ -27,27 +27,33 @@ class _Remembered(NamedTuple):
 
 
 class Memberships:
-    """Memberships by name, each asked for at most once in MEMBERSHIP_LIFETIME_S.
+    """Memberships by name, each asked for at most once in a lifetime.
 
     While the database cannot be reached, what it said at most MEMBERSHIP_STALE_S ago counts on.
 
     Args:
         ask: asks the database about one user.
         now: the steady clock.
+        lifetime_s: how long an answer counts; less than 0: it is asked every time, which a daemon
+            that has the database does.
     """
 
     def __init__(
-        self, ask: Callable[[str], Awaitable[Membership]], now: Callable[[], float]
+        self,
+        ask: Callable[[str], Awaitable[Membership]],
+        now: Callable[[], float],
+        lifetime_s: float = MEMBERSHIP_LIFETIME_S,
     ) -> None:
         self._ask = ask
         self._now = now
+        self._lifetime_s = lifetime_s
         self._known: dict[str, _Remembered] = {}
         self._asking: dict[str, asyncio.Future[Membership]] = {}
 
     def known(self, name: str) -> Membership | None:
         """What was said of a user lately; None if that is to be asked."""
         found = self._known.get(name)
-        if found is None or self._now() - found.asked_at > MEMBERSHIP_LIFETIME_S:
+        if found is None or self._now() - found.asked_at > self._lifetime_s:
             return None
         return found.membership
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 import grpc
@@ -20,14 +19,12 @@ from afs.access.caller import Caller
 from afs.access.requirements import REQUIREMENTS
 from afs.errors import AfsCode, AfsError
 from afs.identity.callers import DAEMON, Callers
+from afs.runtime.current_caller import current_caller
 from afs.runtime.interceptors import Context, Continuation, Handler
 from afs.runtime.listening import UNIX_PREFIX
 
 AUTHORIZATION_METADATA: Final = "authorization"
 _BEARER: Final = "bearer "
-
-# Who makes the current call; None where authorization is off, and everybody may do everything.
-current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
 
 
 class Refusals(Protocol):

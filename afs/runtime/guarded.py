@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from afs.errors import AfsCode, AfsError
 from afs.identity.memberships import Membership, Memberships
+from afs.limits import MEMBERSHIP_LIFETIME_S
 from afs.runtime.config import DaemonConfig
 
 _log = structlog.get_logger(__name__)
@@ -47,6 +48,8 @@ async def open_doors(
     ask: Callable[[str], Awaitable[Membership]],
     now: Callable[[], float],
     resources: AsyncExitStack,
+    *,
+    remember_s: float = MEMBERSHIP_LIFETIME_S,
 ) -> list[grpc.aio.ServerInterceptor]:
     """What stands before the servicers of a daemon; nothing if authorization is off.
 
@@ -55,6 +58,7 @@ async def open_doors(
         ask: asks the protection database about one user.
         now: the steady clock.
         resources: takes what is to be closed.
+        remember_s: how long what `ask` answers counts; less than 0: it is asked every time.
 
     Raises:
         AfsError: EINVAL, VIO for issuers or revocations that cannot be used.
@@ -69,7 +73,7 @@ async def open_doors(
     assert config.issuers is not None, "checked by the configuration"
     trust = await Trust.open(config.issuers, config.revocations, config.cell)
     resources.push_async_callback(trust.close)
-    callers = Callers(trust, Memberships(ask, now), config.superusers)
+    callers = Callers(trust, Memberships(ask, now, remember_s), config.superusers)
     return [CallerInterceptor(callers, _refused)]
 
 

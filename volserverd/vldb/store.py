@@ -6,16 +6,13 @@ on the disk and raises AfsError VDISKFULL or VIO where the disk fails; then noth
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
 from afs.types import VolumeType
+from volserverd.embedded_database import EmbeddedDatabase
 from volserverd.vldb.entry import Entry, Site, kept_backup_id, kept_read_only_id
 from volserverd.vldb.names import (
     FIRST_TEMPORARY_ID,
@@ -23,7 +20,7 @@ from volserverd.vldb.names import (
     VolumeReference,
     check_volume_name,
 )
-from volserverd.vldb.schema import open_database
+from volserverd.vldb.schema import LOCATION_DATABASE
 
 MAX_ENTRIES_PER_ANSWER: Final = 1000
 # Source: OpenAFS vldbint.xg, NMAXNSERVERS.
@@ -35,19 +32,20 @@ MAX_TEXT_BYTES: Final = 255
 class VolumeLocationStore:
     """The location database in one SQLite file."""
 
-    def __init__(self, connection: sqlite3.Connection, lock: int) -> None:
-        self._connection = connection
-        self._lock = lock
+    def __init__(self, database: EmbeddedDatabase) -> None:
+        self._database = database
+        self._connection = database.connection
+        self._one, self._execute = database.one, database.execute
+        self._reading, self._changing = database.reading, database.changing
 
     @classmethod
     def open(cls, path: Path) -> VolumeLocationStore:
-        """Opens the database file, made anew if there is none; errors as `open_database`."""
-        return cls(*open_database(path))
+        """Opens the database file, made anew if there is none; errors as `EmbeddedDatabase`."""
+        return cls(EmbeddedDatabase(LOCATION_DATABASE, path))
 
     def close(self) -> None:
         """Lets go of the file."""
-        self._connection.close()
-        os.close(self._lock)
+        self._database.close()
 
     def get(self, reference: VolumeReference) -> Entry:
         """The entry of the volume that is meant. VNOVOL if there is none."""
@@ -266,7 +264,7 @@ class VolumeLocationStore:
         """The next three ids nobody ever had: the counter's, past any that were asked for."""
         row = self._one("SELECT next_volume_id FROM counter")
         assert row is not None, "the counter's row is made with the database"
-        first = row[0]
+        first = int(row[0])
         while (taken := self._last_given(first)) is not None:
             first = taken + 1
         return first
@@ -277,7 +275,7 @@ class VolumeLocationStore:
             first,
             first + IDS_PER_VOLUME - 1,
         )
-        return None if row is None else row[0]
+        return None if row is None or row[0] is None else int(row[0])
 
     @staticmethod
     def _check_ids(entry: Entry) -> None:
@@ -292,35 +290,6 @@ class VolumeLocationStore:
                     f"{field} {volume_id} of volume {entry.name}: expected 0 or {kept}",
                 )
 
-    def _one(self, statement: str, *values: object) -> tuple[int] | None:
-        row: tuple[int] | None = self._connection.execute(statement, values).fetchone()
-        return row
-
-    def _execute(self, statement: str, *values: object) -> None:
-        self._connection.execute(statement, values)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise _disk_error(error) from None
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """One transaction, on disk when left; rolled back on any error."""
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise _disk_error(error) from None
-
 
 def _no_entry(text: str) -> AfsError:
     return AfsError(AfsCode.VNOVOL, f"the location database has no volume {text}")
@@ -330,14 +299,6 @@ def _locked(entry: Entry) -> AfsError:
     return AfsError(
         AfsCode.VBUSY, f"the entry of volume {entry.name} is locked for: {entry.locked_for}"
     )
-
-
-def _disk_error(error: sqlite3.Error) -> AfsError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return AfsError(AfsCode.VDISKFULL, "the disk of the location database is full")
-    if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return AfsError(AfsCode.EIO, f"the location database is damaged: {error}")
-    return AfsError(AfsCode.VIO, f"the location database cannot be used: {error}")
 
 
 def _check_texts(entry: Entry) -> None:

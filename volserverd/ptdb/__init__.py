@@ -1,0 +1,1 @@
+"""The protection database (PTDB): users, groups, and who is in which."""
