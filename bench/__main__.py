@@ -20,6 +20,7 @@ from bench import (
     mount_large,
     mount_small,
     move,
+    read_ahead,
     release,
     small_files,
 )
@@ -37,6 +38,7 @@ MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
     "move": move.run,
     "release": release.run,
     "small_files": small_files.run,
+    "read_ahead": read_ahead.run,
     "many_files": many_files.run,
     "mount_small": mount_small.run,
     "mount_large": mount_large.run,

@@ -194,6 +194,33 @@ class DiskCache:
             self._table.release(size)
         return await self._add(key, stored)
 
+    async def put_all(self, pieces: Iterable[tuple[PieceKey, bytes]]) -> None:
+        """Keeps small pieces in one go, as far as they can be kept; see `put`."""
+        task = asyncio.create_task(self._put_all(pieces))
+        self._putting.add(task)
+        task.add_done_callback(self._putting.discard)
+        await asyncio.shield(task)
+
+    async def _put_all(self, pieces: Iterable[tuple[PieceKey, bytes]]) -> bool:
+        new = [
+            (key, data)
+            for key, data in pieces
+            if not self._table.has(key) and not self._table.is_outdated(key)
+        ]
+        size = sum(disk_bytes_of(len(data)) for _, data in new)
+        if not new or size > self._room or not self.can_write():
+            return False
+        self._table.reserve(size)
+        try:
+            stored, error = await self._in_thread(self._files.write_all, new, self._evict())
+        finally:
+            self._table.release(size)
+        if error is not None:
+            self._write_failed(error)
+        for (key, _), piece in zip(new, stored, strict=False):
+            await self._add(key, piece)
+        return error is None
+
     async def _add(self, key: PieceKey, stored: StoredPiece) -> bool:
         """The piece's file is there; False if it is of no use any more."""
         if self._table.is_outdated(key):

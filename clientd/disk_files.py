@@ -59,6 +59,19 @@ class DiskFiles:
             raise
         return StoredPiece(len(data), blake3(data).digest())
 
+    def write_all(
+        self, pieces: Iterable[tuple[PieceKey, bytes]], victims: Iterable[PieceKey]
+    ) -> tuple[list[StoredPiece], OSError | None]:
+        """As `write`, one after the other; those that were written, and what ended it."""
+        written: list[StoredPiece] = []
+        self.unlink(victims)
+        for key, data in pieces:
+            try:
+                written.append(self.write(key, data, ()))
+            except OSError as error:
+                return written, error
+        return written, None
+
     def adopt(self, key: PieceKey, path: Path) -> None:
         """Makes a file on this file system the piece's.
 

@@ -21,8 +21,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from afs.limits import DATA_PIECE_BYTES, MAX_FILE_BYTES
+from afs.limits import DATA_PIECE_BYTES, MAX_BULK_FILE_BYTES, MAX_FILE_BYTES
 from afs.types import Fid, Vnode
+from clientd.ahead import Ahead
 from clientd.core.piece import PieceKey, piece_count
 from clientd.data_fetch import DataFetch
 from clientd.disk_cache import DiskCache
@@ -42,11 +43,13 @@ class FileData:
     Args:
         disk: what is cached.
         statuses: tells files' statuses.
+        ahead: brings small files before they are asked for.
         journal: counts.
     """
 
-    def __init__(self, disk: DiskCache, statuses: Statuses, journal: Journal) -> None:
+    def __init__(self, disk: DiskCache, statuses: Statuses, ahead: Ahead, journal: Journal) -> None:
         self._disk = disk
+        self._ahead = ahead
         self._statuses = statuses
         self._journal = journal
         self._fetches: dict[Fid, list[DataFetch]] = {}
@@ -54,6 +57,7 @@ class FileData:
 
     async def stop(self) -> None:
         """Ends all fetches."""
+        await self._ahead.stop()
         await asyncio.gather(*(fetch.stop() for fetch in self.all_fetches()))
 
     async def open(self, volume: VolumeCalls, fid: Fid, offset: int, length: int) -> Known:
@@ -65,10 +69,12 @@ class FileData:
         Raises:
             AfsError: as FetchData.
         """
-        if offset >= DATA_PIECE_BYTES or self._disk.has_any(fid):
+        brought = offset < DATA_PIECE_BYTES and await self._ahead.about_to_read(volume, fid)
+        if offset >= DATA_PIECE_BYTES or self._disk.has_any(fid) or self._ahead.has_any(fid):
             # A FetchStatus may show that the data need not be fetched.
             known = await self._statuses.status(volume, fid)
-            return Known(known.vnode, min(known.source, Source.REVALIDATED))
+            source = Source.FILE_SERVER if brought else min(known.source, Source.REVALIDATED)
+            return Known(known.vnode, source)
         end = piece_count(min(offset + length, MAX_FILE_BYTES))
 
         async def fetch() -> Known:
@@ -91,12 +97,14 @@ class FileData:
         if offset >= end:
             return
         first, last = offset // DATA_PIECE_BYTES, (end - 1) // DATA_PIECE_BYTES
+        if vnode.length <= MAX_BULK_FILE_BYTES:
+            await self._ahead.about_to_read(volume, vnode.fid)
         joined: DataFetch | None = None
         ahead: asyncio.Future[bytes | None] | None = None
         try:
             for number in range(first, last + 1):
                 key = PieceKey(vnode.fid, vnode.data_version, number)
-                data = await ahead if ahead is not None else None
+                data = await ahead if ahead is not None else self._ahead.take(key)
                 if data is None:
                     data = await self._disk.take(key)
                 if joined is not None:
@@ -128,6 +136,7 @@ class FileData:
         end = min(vnode.length, offset + length)
         return all(
             self._disk.has(PieceKey(vnode.fid, vnode.data_version, number))
+            or self._ahead.has(PieceKey(vnode.fid, vnode.data_version, number))
             or any(
                 fetch.has_in_hand(vnode.data_version, number)
                 for fetch in self._fetches.get(vnode.fid, ())

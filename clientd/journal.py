@@ -29,6 +29,8 @@ COUNTERS = (
     "fetch_status_calls",
     "bulk_status_calls",
     "fetch_data_calls",
+    "bulk_fetch_calls",
+    "files_fetched_in_bulk",
     "volume_status_calls",
     "read_dir_calls",
     "lookup_calls",

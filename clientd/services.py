@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from afs.runtime.clock import Clock
+from clientd.ahead import Ahead
 from clientd.changes import Changes
 from clientd.core.cache import VnodeCache
 from clientd.directories import Directories
@@ -39,6 +40,7 @@ class Services:
     volumes: Volumes
     statuses: Statuses
     directories: Directories
+    ahead: Ahead
     data: FileData
     walk: PathWalk
     vnode_changes: VnodeChanges
@@ -83,7 +85,8 @@ class Services:
         walk = PathWalk(cache, volumes, statuses, directories)
         vnode_changes = VnodeChanges(cache, disk, servers, journal)
         changes = Changes(vnode_changes, walk, directories)
-        data = FileData(disk, statuses, journal)
+        ahead = Ahead(cache, disk, journal)
+        data = FileData(disk, statuses, ahead, journal)
         return cls(
             host_uuid=host_uuid,
             clock=clock,
@@ -96,6 +99,7 @@ class Services:
             volumes=volumes,
             statuses=statuses,
             directories=directories,
+            ahead=ahead,
             data=data,
             walk=walk,
             vnode_changes=vnode_changes,

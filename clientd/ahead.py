@@ -1,0 +1,173 @@
+"""Small files brought ahead of need, many in one call.
+
+Theory of operation
+    Every file that is about to be read is told of (`about_to_read`). If `core.reading_order` says
+    that others will be read next, they come along in one BulkFetch; whoever reads one that is under
+    way waits for it. What comes is judged file by file: its status and promise by the rules for
+    every reply (R10), its data is kept under the DataVersion that came with it, in memory until it
+    is read or something newer needs the room, and in the disk cache.
+
+    It is a help, and never the only way: whatever goes wrong here, the reader fetches for itself,
+    and hears then what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Final
+
+from afs.errors import AfsCode, AfsError
+from afs.limits import MIB
+from afs.types import Fid
+from afs.v1 import file_server_pb2 as pb
+from afs.wire import fid_to_wire
+from clientd.core.cache import VnodeCache
+from clientd.core.piece import PieceKey
+from clientd.core.promise import Ticket
+from clientd.core.reading_order import ReadingOrder
+from clientd.disk_cache import DiskCache
+from clientd.journal import Journal
+from clientd.volume_calls import VolumeCalls
+
+# Data that waits in memory to be read: several of the largest batches.
+MEMORY_BYTES: Final = 16 * MIB
+
+
+class Ahead:
+    """Brings small files ahead.
+
+    Args:
+        cache: what is remembered.
+        disk: where data is kept.
+        journal: counts and tells.
+
+    Attributes:
+        used_bytes: what is in memory.
+    """
+
+    def __init__(self, cache: VnodeCache, disk: DiskCache, journal: Journal) -> None:
+        self._cache = cache
+        self._disk = disk
+        self._journal = journal
+        self._order = ReadingOrder(cache, self._is_here)
+        self._coming: dict[Fid, asyncio.Future[None]] = {}
+        self._data: OrderedDict[PieceKey, bytes] = OrderedDict()
+        self.used_bytes = 0
+        # Fileservers that cannot do it.
+        self._without: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def about_to_read(self, volume: VolumeCalls, fid: Fid) -> bool:
+        """Has a file brought, with those that follow it, if that pays.
+
+        Returns:
+            True if it was waited for; it may not be here all the same.
+        """
+        if volume.in_use in self._without:
+            return False
+        fids = self._order.read(fid)
+        if fids:
+            loop = asyncio.get_running_loop()
+            self._coming.update((each, loop.create_future()) for each in fids)
+            task = asyncio.create_task(self._bring(volume, fids))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        coming = self._coming.get(fid)
+        if coming is None:
+            return False
+        await asyncio.shield(coming)
+        return True
+
+    def has(self, key: PieceKey) -> bool:
+        """True if the piece, which is all of a small file, is in memory."""
+        return key in self._data
+
+    def has_any(self, fid: Fid) -> bool:
+        """True if the file is in memory as it was last told of."""
+        entry = self._cache.peek(fid)
+        return entry is not None and PieceKey(fid, entry.status.data_version, 0) in self._data
+
+    def take(self, key: PieceKey) -> bytes | None:
+        """The piece, if it is in memory; it stays there only until it is in the disk cache."""
+        data = self._data.get(key)
+        if data is not None and self._disk.has(key):
+            del self._data[key]
+            self.used_bytes -= len(data)
+        return data
+
+    def _is_here(self, fid: Fid) -> bool:
+        if fid in self._coming:
+            return True
+        entry = self._cache.peek(fid)
+        if entry is None:
+            return self._disk.has_any(fid)
+        if not entry.status.length:
+            return True
+        key = PieceKey(fid, entry.status.data_version, 0)
+        return key in self._data or self._disk.has(key)
+
+    async def _bring(self, volume: VolumeCalls, fids: Sequence[Fid]) -> None:
+        """One BulkFetch."""
+        try:
+            await self._fetch(volume, fids)
+        except AfsError as error:
+            if error.code is AfsCode.RXGEN_OPCODE:
+                self._without.add(volume.in_use)
+        finally:
+            for fid in fids:
+                self._landed(fid)
+
+    async def _fetch(self, volume: VolumeCalls, fids: Sequence[Fid]) -> None:
+        self._journal.count("bulk_fetch_calls")
+        request = pb.BulkFetchRequest(fids=[fid_to_wire(fid) for fid in fids])
+        to_come = iter(fids)
+        async with aclosing(volume.stream(lambda stub: stub.BulkFetch, request)) as messages:
+            async for message, ticket in messages:
+                came: list[tuple[PieceKey, bytes]] = []
+                # In this order: what is left of `to_come` is for the next message.
+                for result, fid in zip(message.results, to_come, strict=False):
+                    piece = self._take_in(volume, fid, result, ticket)
+                    if piece is not None:
+                        came.append(piece)
+                    self._landed(fid)
+                self._journal.tell(
+                    "data.fetched", server=ticket.server, fids=[key.fid for key, _ in came]
+                )
+                await self._disk.put_all(came)
+
+    def _take_in(
+        self, volume: VolumeCalls, fid: Fid, result: pb.BulkFetchResult, ticket: Ticket
+    ) -> tuple[PieceKey, bytes] | None:
+        """Applies what is said of one file; its data, if it came with any."""
+        if result.abort_code == AfsCode.VNOVNODE:
+            self._cache.forget(fid)
+        if result.abort_code or not result.HasField("status"):
+            return None
+        callback = result.callback if result.HasField("callback") else None
+        vnode, _ = volume.take_in(result.status, callback, ticket)
+        if vnode.fid != fid or not vnode.length or len(result.data) != vnode.length:
+            return None
+        self._journal.count("files_fetched_in_bulk")
+        self._journal.count("bytes_fetched", vnode.length)
+        key = PieceKey(fid, vnode.data_version, 0)
+        self.used_bytes += len(result.data) - len(self._data.pop(key, b""))
+        self._data[key] = result.data
+        while self.used_bytes > MEMORY_BYTES:
+            _, gone = self._data.popitem(last=False)
+            self.used_bytes -= len(gone)
+        return key, result.data
+
+    def _landed(self, fid: Fid) -> None:
+        """Whoever waits for the file looks for it now."""
+        coming = self._coming.pop(fid, None)
+        if coming is not None and not coming.done():
+            coming.set_result(None)
