@@ -243,6 +243,7 @@ class FileOperations:
     async def _flush_and_unlock(self, handle: FileHandle, owner: LockOwner) -> Answer:
         """close(2) by a process that has locked the file: its locks go."""
         try:
+            self._services.locks.check(handle.node.fid)
             await handle.file.flush()
             self._stored(handle)
         finally:
@@ -258,6 +259,7 @@ class FileOperations:
         if not handle.file.writable or self._silly.is_kept(handle.node.fid):
             # Nothing to store, or nobody who will ever see it.
             return b""
+        self._services.locks.check(handle.node.fid)
         return self._flush(handle)
 
     async def _flush(self, handle: FileHandle) -> Answer:

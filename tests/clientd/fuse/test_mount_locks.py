@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import AsyncIterator, Callable
@@ -111,3 +112,78 @@ with open(sys.argv[1], "r+b") as one, open(sys.argv[2], "r+b") as other:
 async def test_signal_ends_the_wait_for_a_lock(mounted: MountedCell) -> None:
     """The program's handler runs, and may end it."""
     assert await run(_WAIT, *(root / "f" for root in mounted.roots)) == "interrupted\n"
+
+
+_INSERT = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+for number in range(8):
+    database.execute("BEGIN IMMEDIATE")
+    (count,) = database.execute("SELECT count(*) FROM t").fetchone()
+    database.execute("INSERT INTO t VALUES (?, ?)", (count, sys.argv[2]))
+    database.execute("COMMIT")
+"""
+_CHECK = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], timeout=60)
+print(database.execute("PRAGMA integrity_check").fetchone()[0])
+print([number for number, in database.execute("SELECT number FROM t ORDER BY number")])
+"""
+
+
+async def test_one_database_is_used_from_two_machines(mounted: MountedCell) -> None:
+    """SQLite locks bytes of its file, and both see each other's transactions, none lost."""
+    paths = [root / "db" for root in mounted.roots]
+    make = (
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('CREATE TABLE t (number, who)')"
+    )
+    await run(make, paths[0])
+    async with asyncio.TaskGroup() as group:
+        for who, path in enumerate(paths):
+            group.create_task(run(_INSERT, path, who))
+    for path in paths:
+        assert await run(_CHECK, path) == f"ok\n{list(range(16))}\n"
+
+
+async def test_what_was_written_under_a_lost_lock_is_refused(mounted: MountedCell) -> None:
+    """The fileserver crashed: others may have had the file. After close(2) all is well again."""
+    path = mounted.roots[0] / "f"
+
+    def lock_and_write() -> int:
+        descriptor = os.open(path, os.O_RDWR)
+        fcntl.lockf(descriptor, EXCLUSIVE)
+        os.write(descriptor, b"written under the lock")
+        return descriptor
+
+    def fails(work: Callable[..., object], *arguments: object) -> bool:
+        try:
+            work(*arguments)
+        except OSError as error:
+            return error.errno == errno.EIO
+        return False
+
+    def go_on(descriptor: int) -> list[bool]:
+        return [
+            fails(os.write, descriptor, b"more"),
+            fails(os.fsync, descriptor),
+            fails(fcntl.lockf, descriptor, EXCLUSIVE),
+            fails(os.close, descriptor),
+        ]
+
+    descriptor = await do(lock_and_write)
+    cell, (program, _) = mounted.cell, mounted.programs
+    assert cell.fileserver is not None
+    await cell.fileserver.stop()
+    (cell.folder / "run/callbacks.state").unlink()
+    await cell.start_fileserver()
+    journal = program.client.services.journal
+    await program.until(lambda: journal.counters()["locks_lost"] == 1)
+    assert await do(go_on, descriptor) == [True] * 4
+
+    def begin_anew() -> None:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, EXCLUSIVE)
+            file.write(b"new")
+
+    await do(begin_anew)
+    assert (await do((mounted.roots[1] / "f").read_bytes))[:3] == b"new"
