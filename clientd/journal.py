@@ -56,6 +56,8 @@ COUNTERS = (
     "pieces_damaged",
     "pieces_evicted",
     "cache_write_failures",
+    "kernel_epochs",
+    "kernel_waits_given_up",
     "lock_calls",
     "locks_lost",
 )

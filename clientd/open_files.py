@@ -83,7 +83,24 @@ class OpenFiles:
             raise AfsError(AfsCode.EISDIR, f"{fid} is not a file")
         if write and volume.type is not VolumeType.READ_WRITE:
             raise AfsError(AfsCode.EROFS, f"volume {volume.name} cannot be written to")
-        file = self._hold(volume, fid)
+        opened = self._opened(volume, vnode, write=write)
+        if truncate:
+            try:
+                await opened.truncate(0)
+            except BaseException:
+                self._closed(opened)
+                raise
+        return opened
+
+    def open_now(self, volume: VolumeCalls, fid: Fid) -> OpenFile | None:
+        """As `open` for reading, without waiting for anything; None if that is not possible."""
+        entry = self._servers.trusted(fid)
+        if entry is None or entry.status.type is not VnodeType.FILE:
+            return None
+        return self._opened(volume, entry.status, write=False)
+
+    def _opened(self, volume: VolumeCalls, vnode: Vnode, *, write: bool) -> OpenFile:
+        file = self._hold(volume, vnode.fid)
         opened = OpenFile(
             file,
             vnode,
@@ -97,12 +114,6 @@ class OpenFiles:
         )
         if write:
             file.writers.add(opened.writer)
-        if truncate:
-            try:
-                await opened.truncate(0)
-            except BaseException:
-                self._closed(opened)
-                raise
         return opened
 
     # --- files by their Fids ---

@@ -25,7 +25,7 @@ from afs.wire import (
     status_from_wire,
 )
 from clientd.core.cache import VnodeCache
-from clientd.core.listing import AddName, Edit, RemoveName
+from clientd.core.listing import AddName, Edit, Listing, RemoveName
 from clientd.disk_cache import DiskCache
 from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError
 from clientd.fileservers import FileServers
@@ -106,6 +106,11 @@ class VnodeChanges:
             )
             vnode = volume.take_in_changed(response.status, callback_of(response), ticket)
             self._added(response.directory_status, name, vnode)
+            # What is in it is known: nothing.
+            now = self._servers.now()
+            nothing = Listing([], vnode.data_version, complete=True)
+            fresh = self._cache.ticket(ticket.server, now)
+            self._cache.keep_listing(fresh, vnode.fid, nothing, now)
         return vnode
 
     async def make_symlink(

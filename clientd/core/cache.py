@@ -362,14 +362,15 @@ class VnodeCache:
             return verdict
         if held and self._is_later(entry, vnode, offer):
             return Verdict.OVERTAKEN
+        news = entry.promise is not None and entry.status != vnode
         if entry.promise is not None:
             self._servers[entry.promise.server].take_back(entry)
-            if entry.status != vnode:
-                self._onlooker.changed(vnode.fid)
         entry.status = vnode
         entry.broken_for = None
         server = self._servers[ticket.server]
         server.give(entry, validation.accept(ticket, offer, server.channel.session))
+        if news:
+            self._onlooker.changed(vnode.fid)
         return verdict
 
     def _is_distrusted(self, entry: CacheEntry, now: float) -> bool:

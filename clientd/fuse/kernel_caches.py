@@ -26,8 +26,11 @@ Theory of operation
     5. What the mount itself changes, the kernel changes in its own caches: such names are
        `expected`.
 
-    The kernel protects itself against answers that it reads after an invalidation that was sent
-    after them: attributes carry a version, names are answered under the directory's lock.
+    6. The kernel protects itself against answers that it takes in after an invalidation that was
+       sent after them: attributes carry a version, a new name is answered under the directory's
+       lock. One case it does not: a name that had run out and was looked up again, by a thread
+       that was not run between our answer and the invalidation. So names told of within the last
+       RECENT_S are invalidated once more after as long; the acknowledgement does not wait for that.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from afs.types import Fid, Vnode, VnodeType
+from afs.types import Fid, Vnode
 from clientd.core.entry import CacheEntry
 from clientd.fileservers import FileServers
 from clientd.fuse import abi
@@ -51,6 +54,8 @@ from clientd.journal import Journal
 SLICE: Final = 256
 # Data of a closed file up to here is dropped in the loop: some 10 µs.
 DROP_AT_ONCE_BYTES: Final = 1024 * 1024
+# A thread that was answered is run within so many seconds, on a busy machine too.
+RECENT_S: Final = 1.0
 # Names remembered of a directory before those that have run out are looked for.
 SWEEP_NAMES: Final = 1024
 
@@ -85,6 +90,7 @@ class KernelCaches:
         self._scheduled = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
+        self._closing: asyncio.Future[None] = self._loop.create_future()
 
     # --- what the kernel may rely on ---
 
@@ -102,7 +108,7 @@ class KernelCaches:
         """The kernel is told of a name in a directory, or that it is not there."""
         if seconds <= 0:
             return
-        now = self._servers.now()
+        node.named_at = now = self._servers.now()
         names = node.names
         if names is None:
             names = node.names = {}
@@ -148,9 +154,11 @@ class KernelCaches:
             self._schedule()
 
     def changed(self, fid: Fid) -> None:
-        """A change of our own: attributes are stale; data unless it was written through here."""
+        """A change of our own: attributes are stale; data, if it is not what was written here."""
+        entry = self._servers.known(fid)
         for node in self._nodes.of(fid):
-            if node.type is VnodeType.FILE and not node.files:
+            same = entry is not None and entry.status.data_version == node.data_version
+            if node.data_version != NO_DATA and not same and not node.files:
                 self._stale.add(fid)
                 self._schedule()
             elif node.told_until:
@@ -215,6 +223,7 @@ class KernelCaches:
 
     async def close(self) -> None:
         """Ends; nothing is told any more."""
+        self._closing.set_result(None)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- within ---
@@ -283,8 +292,16 @@ class KernelCaches:
         if node.busy and self._session.minor >= abi.INC_EPOCH_MINOR:
             return True
         expire_only = self._session.minor >= abi.EXPIRE_ONLY_MINOR
-        may_block += [abi.inval_entry(node.id, name, expire_only=expire_only) for name in relied_on]
+        messages = [abi.inval_entry(node.id, name, expire_only=expire_only) for name in relied_on]
+        may_block += messages
+        if now - node.named_at < RECENT_S:
+            self.run(self._once_more(messages))
         return False
+
+    async def _once_more(self, messages: list[bytes]) -> None:
+        await asyncio.wait([self._closing], timeout=RECENT_S)
+        if not self._closing.done():
+            await self._begin(messages, [])
 
     def _increase_epoch(self) -> None:
         self._journal.count("kernel_epochs")

@@ -48,6 +48,7 @@ class Node:
         opens: handles by which the kernel may read or write its data at this moment.
         told_until: steady seconds until when the kernel may rely on attributes it was told.
         names: of a directory: until when the kernel may rely on names it was told, there or not.
+        named_at: when it was last told of one.
         data_version: of which the kernel may have data; NO_DATA if it has none.
         files: of the handles that may write, the open files.
         busy: requests under way that hold the directory's lock in the kernel.
@@ -63,6 +64,7 @@ class Node:
         "files",
         "id",
         "lookups",
+        "named_at",
         "names",
         "opens",
         "realm",
@@ -85,6 +87,7 @@ class Node:
         self.files: list[OpenFile] = []
         self.told_until = 0.0
         self.names: dict[bytes, float] | None = None
+        self.named_at = 0.0
         self.data_version = NO_DATA
         self.busy = 0
         self.settling: asyncio.Future[None] | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any
 
 from afs.errors import AfsCode, AfsError
 from afs.types import Fid, SetStatus, Vnode, VnodeType
@@ -29,8 +29,7 @@ from clientd.fuse.silly_names import SillyNames
 from clientd.fuse.tree import Tree
 from clientd.open_file import OpenFile
 from clientd.services import Services
-
-_PERMISSIONS: Final = 0o7777
+from clientd.volume_calls import VolumeCalls
 
 
 class FileOperations:
@@ -73,17 +72,24 @@ class FileOperations:
         """Opens a file, and empties it if so asked."""
         flags, _ = abi.OPEN_IN.unpack_from(request.body)
         node = self._tree.node(request.node_id)
+        if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+            file = self._services.open_files.open_now(self._tree.volume(node), node.fid)
+            if file is not None:
+                return self._granted(node, file, flags)
         return self._open(node, flags)
 
     async def _open(self, node: Node, flags: int) -> Answer:
-        number, payload = self._opened(node, await self._open_it(node, flags), flags)
+        file = await self._open_it(self._tree.volume(node), node.fid, flags)
+        return self._granted(node, file, flags)
+
+    def _granted(self, node: Node, file: OpenFile, flags: int) -> Granted:
+        number, payload = self._opened(node, file, flags)
         return Granted(payload, lambda: self._take_back(number))
 
-    async def _open_it(self, node: Node, flags: int) -> OpenFile:
-        volume = self._tree.volume(node)
+    async def _open_it(self, volume: VolumeCalls, fid: Fid, flags: int) -> OpenFile:
         return await self._services.open_files.open(
             volume,
-            node.fid,
+            fid,
             write=flags & os.O_ACCMODE != os.O_RDONLY,
             truncate=bool(flags & os.O_TRUNC),
         )
@@ -108,7 +114,7 @@ class FileOperations:
         """Makes a file and opens it; one that is there already is opened, unless O_EXCL."""
         flags, mode, _, _ = abi.CREATE_IN.unpack_from(request.body)
         above, name = self._names.target(request, abi.CREATE_IN.size)
-        status = SetStatus(mode=mode & _PERMISSIONS, owner=request.uid, group=request.gid)
+        status = self._names.of_caller(above, request, mode)
         return self._create(above, name, flags, status)
 
     async def _create(self, above: Node, name: str, flags: int, status: SetStatus) -> Answer:
@@ -124,12 +130,9 @@ class FileOperations:
                 vnode = await self._there(above, name)
             else:
                 flags &= ~os.O_TRUNC
+            file = await self._open_it(volume, vnode.fid, flags)
+            # In one step with the answer: what is told from here on may be broken any moment.
             node, entry = self._names.made(above, name, vnode)
-            try:
-                file = await self._open_it(node, flags)
-            except BaseException:
-                self._tree.nodes.forget(node.id, 1)
-                raise
             number, opened = self._opened(node, file, flags)
             return Granted(entry + opened, lambda: self._take_back(number, node.id))
 

@@ -15,7 +15,7 @@ from clientd.core.listing import UNKNOWN
 from clientd.fuse import abi
 from clientd.fuse.abi import Opcode
 from clientd.fuse.nodes import Node
-from clientd.fuse.session import Answer, Handler, Request
+from clientd.fuse.session import Answer, Granted, Handler, Request
 from clientd.fuse.silly_names import SillyNames
 from clientd.fuse.tree import Named, Tree
 from clientd.services import Services
@@ -87,7 +87,11 @@ class NameOperations:
                     # Removed since its name was found.
                     return self._tree.no_entry(above, name)
                 raise
-            return self._tree.entry(above, name, named, vnode, seconds)[1]
+            return self._granted(*self._tree.entry(above, name, named, vnode, seconds))
+
+    def _granted(self, node: Node, payload: bytes) -> Granted:
+        """An answer by which the kernel knows a node once more, if anybody waits for it still."""
+        return Granted(payload, lambda: _forget(self._tree, node))
 
     def forget(self, request: Request) -> Answer:
         """The kernel does not know the node any more."""
@@ -114,7 +118,7 @@ class NameOperations:
         if not stat.S_ISREG(mode):
             return errno.EPERM
         above, name = self.target(request, abi.MKNOD_IN.size)
-        status = self._of_caller(request, mode)
+        status = self.of_caller(above, request, mode)
 
         async def make() -> Vnode:
             volume = self._tree.volume(above)
@@ -126,7 +130,7 @@ class NameOperations:
         """An empty directory."""
         mode, _ = abi.MKDIR_IN.unpack_from(request.body)
         above, name = self.target(request, abi.MKDIR_IN.size)
-        status = self._of_caller(request, mode)
+        status = self.of_caller(above, request, mode, directory=True)
 
         async def make() -> Vnode:
             volume = self._tree.volume(above)
@@ -138,7 +142,7 @@ class NameOperations:
         """A symbolic link; never a mount point, whose mode differs."""
         above = self._tree.node(request.node_id)
         name, target = (text.decode() for text in abi.names_in(request.body))
-        status = self._of_caller(request, 0o777)
+        status = self.of_caller(above, request, 0o777)
 
         async def make() -> Vnode:
             return await self._services.vnode_changes.make_symlink(
@@ -164,7 +168,7 @@ class NameOperations:
     async def _make(self, above: Node, name: str, making: Coroutine[Any, Any, Vnode]) -> Answer:
         with self.changing((above, name)):
             vnode = await self._services.vnode_changes.to_the_end(making)
-            return self.made(above, name, vnode)[1]
+            return self._granted(*self.made(above, name, vnode))
 
     def made(self, above: Node, name: str, vnode: Vnode) -> tuple[Node, bytes]:
         """The answer for a name that was just made; to be called in one step with its outcome."""
@@ -273,9 +277,22 @@ class NameOperations:
         except UnicodeDecodeError:
             raise OSError(errno.EILSEQ, "names are UTF-8 here") from None
 
-    def _of_caller(self, request: Request, mode: int) -> SetStatus:
-        """What a new vnode begins with: the mode asked for, and the caller as its owner."""
-        return SetStatus(mode=mode & _PERMISSIONS, owner=request.uid, group=request.gid)
+    def of_caller(
+        self, above: Node, request: Request, mode: int, *, directory: bool = False
+    ) -> SetStatus:
+        """What a new vnode begins with: the mode asked for, and the caller as its owner.
+
+        In a directory with the set-group-ID bit it belongs to that one's group, and a directory has
+        that bit too. Source: open(2), mkdir(2).
+        """
+        mode &= _PERMISSIONS
+        group = request.gid
+        there = self._services.servers.known(above.fid)
+        if there is not None and there.status.mode & stat.S_ISGID:
+            group = there.status.group
+            if directory:
+                mode |= stat.S_ISGID
+        return SetStatus(mode=mode, owner=request.uid, group=group)
 
     @contextmanager
     def changing(self, *names: tuple[Node, str]) -> Iterator[None]:
@@ -288,6 +305,10 @@ class NameOperations:
         finally:
             for above, _ in names:
                 above.busy -= 1
+
+
+def _forget(tree: Tree, node: Node) -> None:
+    tree.nodes.forget(node.id, 1)
 
 
 @contextmanager

@@ -306,7 +306,13 @@ class Tree:
         mount = parse_mount_point(known.vnode.mode, target)
         if mount is None:
             return plain
-        mounted = await self.services.volumes.mounted(mount, volume.type)
+        try:
+            mounted = await self.services.volumes.mounted(mount, volume.type)
+        except AfsError as error:
+            if error.code in NO_SUCH_VOLUME:
+                # As AFS clients say it: the name is there, what it leads to is not.
+                raise OSError(errno.ENODEV, f"mount point {target}: {error.detail}") from None
+            raise
         return self._crossed(above, entry.fid, mounted)
 
     async def _volume_of_that_name(self, name: str) -> Named | None:
