@@ -170,6 +170,9 @@ MAX_OFFLINE_MESSAGE_BYTES: Final = 1024
 # A file larger than this is kept as chunks; smaller ones in the database row: an insert beats a
 # file and its fsync.
 INLINE_MAX_BYTES: Final = 16 * KIB
+# Smaller data than this stay in the volume's database for good: the reference to what lies in a
+# pack takes some 140 bytes itself. Part of the schema: another value needs another version.
+PACKED_MIN_BYTES: Final = 512
 CHUNK_BYTES: Final = DATA_PIECE_BYTES
 # Chunk hashes are 32 bytes of the file's vnode row; 16 TiB keeps such a list under 512 MiB.
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024 * MIB

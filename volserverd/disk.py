@@ -25,6 +25,7 @@ from afs.volume.partition import Partition, PartitionUsage
 from afs.volume.remnant import Remnant, remnants, remove_remnant, set_aside
 from afs.volume.restore import Restore
 from afs.volume.sqlite_errors import afs_errors
+from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.volume import SetVolumeFields
 from volserverd.vldb.names import FIRST_TEMPORARY_ID
 
@@ -153,10 +154,14 @@ class Disk:
         clone_id: int,
         name: str,
         type: VolumeType = VolumeType.BACKUP,
+        backup_id: int = 0,
         source_fields: SetVolumeFields | None = None,
     ) -> None:
         """Clones a volume, over an older clone of that id; `source_fields` go to its own header."""
-        await self.run(_clone, partition, volume_id, clone_id, name, type, source_fields)
+        make = partial(
+            partition.clone_volume, volume_id=clone_id, name=name, type=type, backup_id=backup_id
+        )
+        await self.run(_clone, partition, volume_id, make, source_fields)
 
     async def clone_temporary(self, partition: Partition, volume_id: int) -> int:
         """Clones a volume to an id that no volume has; the id, until `delete_temporary`."""
@@ -271,9 +276,7 @@ def _changes(header: VolumeHeader, fields: SetVolumeFields) -> bool:
 def _clone(
     partition: Partition,
     volume_id: int,
-    clone_id: int,
-    name: str,
-    type: VolumeType,
+    make: Callable[[SqliteVolume], None],
     source_fields: SetVolumeFields | None,
 ) -> None:
     volume = partition.open_volume(volume_id)
@@ -282,6 +285,6 @@ def _clone(
             (outcome,) = volume.apply([source_fields])
             if isinstance(outcome, AfsError):
                 raise outcome
-        partition.clone_volume(volume, volume_id=clone_id, name=name, type=type)
+        make(volume)
     finally:
         volume.close()

@@ -17,6 +17,7 @@ from afs.errors import AfsCode, AfsError
 from afs.limits import CHUNK_BYTES
 from afs.volume.chunk_store import ChunkStore, disk_error
 from afs.volume.file_data import ChunkRef
+from afs.volume.packed_rows import has_packs
 
 # Chunks read at a time, each with up to 1 MiB in memory.
 _READERS: Final = 4
@@ -68,12 +69,17 @@ def is_bad(chunks: ChunkStore, ref: ChunkRef, *, deep: bool) -> BadChunk | None:
 
 
 def _references(connection: sqlite3.Connection) -> Iterator[ChunkRef]:
-    """Each chunk once, with the largest part of it that any file has."""
-    after = b""
-    query = "SELECT hash, max(size) FROM chunks WHERE hash > ? GROUP BY hash ORDER BY hash LIMIT ?"
-    while found := connection.execute(query, (after, _PAGE_CHUNKS)).fetchall():
-        yield from (ChunkRef(*row) for row in found)
-        after = found[-1][0]
+    """Each chunk once, then each pack, with how much of it there has to be."""
+    chunks = "SELECT hash, max(size) FROM chunks WHERE hash > ? GROUP BY hash ORDER BY hash LIMIT ?"
+    packs = (
+        "SELECT pack, max(offset + size) FROM packed WHERE pack > ?"
+        " GROUP BY pack ORDER BY pack LIMIT ?"
+    )
+    for query in (chunks, packs) if has_packs(connection) else (chunks,):
+        after = b""
+        while found := connection.execute(query, (after, _PAGE_CHUNKS)).fetchall():
+            yield from (ChunkRef(*row) for row in found)
+            after = found[-1][0]
 
 
 def _look(chunks: ChunkStore, ref: ChunkRef) -> BadChunk | None:

@@ -24,6 +24,7 @@ from afs.volume.check_chunks import BadChunk, bad_chunks, is_bad
 from afs.volume.check_finding import Finding, FindingKind, Findings
 from afs.volume.check_stray_chunks import stray_chunks
 from afs.volume.lost_data import LOST_HASH
+from afs.volume.packs import lost_in_pack
 from afs.volume.partition import Partition
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.verify import check_tree
@@ -178,7 +179,10 @@ def _tell_of_chunk(
     *,
     deep: bool,
 ) -> None:
-    """Tells of the files that have a lost chunk, if they still do and it still is."""
+    """Tells of the files that have a lost chunk, if they still do and it still is.
+
+    Of a damaged pack: of those whose data are.
+    """
     with (
         group.chunks.lock(exclusive=False),
         contextlib.closing(connect_to_read(path)) as connection,
@@ -188,12 +192,15 @@ def _tell_of_chunk(
             " WHERE c.hash = ? ORDER BY 1, 2",
             (bad.ref.hash,),
         ).fetchall()
-        if not files or is_bad(group.chunks, bad.ref, deep=deep) is None:
+        lost = lost_in_pack(connection, group.chunks, bad.ref.hash)
+        if not (files or lost) or is_bad(group.chunks, bad.ref, deep=deep) is None:
             return
-    for number, position, uniquifier in files:
+    subjects = [f"{number}.{uniquifier}, position {at}" for number, at, uniquifier in files]
+    subjects += [f"{number}.{uniquifier}" for number, uniquifier in lost]
+    for subject in subjects:
         findings.add(
             FindingKind.MISSING_CHUNK if bad.missing else FindingKind.DAMAGED_CHUNK,
-            f"{volume_id}.{number}.{uniquifier}, position {position}",
+            f"{volume_id}.{subject}",
             f"chunk {bad.ref.hash.hex()}: {bad.detail}",
             repaired=False,
         )

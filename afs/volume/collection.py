@@ -19,7 +19,7 @@ from afs.volume.chunk_store import ChunkStore
 
 # Chunks looked at in one go: bounds how long a commit waits for the group's lock, to a few
 # milliseconds.
-_SLICE_CHUNKS: Final = 64
+SLICE_CHUNKS: Final = 64
 
 
 def collect_garbage(
@@ -46,8 +46,8 @@ def collect_garbage(
         wait: whether to wait for the group's lock; if not, and it is taken, nothing is removed.
         before_writing: called before the database is changed, if it is.
     """
-    garbage = [] if after is None else rows.read_garbage(writer, after, _SLICE_CHUNKS)
-    stray = [digest for digest, _ in zip(strays, range(_SLICE_CHUNKS), strict=False)]
+    garbage = [] if after is None else rows.read_garbage(writer, after, SLICE_CHUNKS)
+    stray = [digest for digest, _ in zip(strays, range(SLICE_CHUNKS), strict=False)]
     if candidates := _unpinned([*garbage, *stray], chunks):
         # Whoever holds the lock may do so for a while (a large clone), and commits wait for us.
         with chunks.lock(exclusive=True, wait=wait) as locked:
@@ -58,7 +58,7 @@ def collect_garbage(
                 before_writing()
                 _forget_garbage(writer, candidates)
         strays.difference_update(candidates)
-    return garbage[-1] if len(garbage) == _SLICE_CHUNKS else None
+    return garbage[-1] if len(garbage) == SLICE_CHUNKS else None
 
 
 def remove_unreferenced(

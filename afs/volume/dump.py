@@ -24,6 +24,7 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.dump_frames import FrameKind, FrameWriter
 from afs.volume.file_data import ALL_POSITIONS, is_inline
 from afs.volume.lost_data import LOST_HASH, is_inline_lost
+from afs.volume.packs import SmallData
 from afs.volume.sqlite_store import SqliteVolume
 from afs.wire import entries_to_wire, status_to_wire
 
@@ -113,7 +114,7 @@ def _frames(
     volume: SqliteVolume, progress: Callable[[int, int], None], *, since: int, chunks: bool
 ) -> Iterator[bytes]:
     writer = FrameWriter()
-    with volume.pinned() if chunks else volume.reading() as moment:
+    with volume.pinned(chunks=chunks) as moment, SmallData(volume.chunks) as small:
         connection = moment.connection
         state = rows.read_state(connection)
         header = state.header
@@ -150,7 +151,7 @@ def _frames(
         vnodes = 0
         dumped: set[bytes] | None = set() if chunks else None
         for vnode, changed in rows.read_changed(connection, header.volume_id, since):
-            for kind, payload in _vnode_payloads(volume, connection, vnode, changed, dumped):
+            for kind, payload in _vnode_payloads(volume, connection, small, vnode, changed, dumped):
                 yield writer.frame(kind, payload)
             vnodes += 1
             progress(vnodes, total)
@@ -166,6 +167,7 @@ def _frames(
 def _vnode_payloads(
     volume: SqliteVolume,
     connection: sqlite3.Connection,
+    small: SmallData,
     vnode: Vnode,
     changed: int,
     dumped: set[bytes] | None,
@@ -176,7 +178,7 @@ def _vnode_payloads(
     if _is_inline(vnode) and is_inline_lost(connection, number):
         first.data_lost = True
     elif vnode.type is VnodeType.SYMLINK:
-        first.symlink_target = rows.read_inline(connection, number).decode()
+        first.symlink_target = small.read(connection, number).decode()
     elif vnode.type is VnodeType.DIRECTORY:
         entries = rows.iterate_entries(connection, volume.volume_id, number)
         for kind, message, part in _parts(first, entries):
@@ -184,7 +186,7 @@ def _vnode_payloads(
             yield kind, message.SerializeToString()
         return
     elif is_inline(vnode.length):
-        first.inline_data = rows.read_inline(connection, number)
+        first.inline_data = small.read(connection, number)
     else:
         refs = rows.read_chunk_refs(connection, number, 0, ALL_POSITIONS)
         for kind, message, chunks in _parts(first, refs):

@@ -105,3 +105,4 @@ class DumpIntake:
             increment.keep_only(self._directories, self._others, self.header.vnode_count)
         elif taker.vnode_count != self.header.vnode_count:
             raise bad_dump(f"{taker.vnode_count} vnodes: expected {self.header.vnode_count}")
+        taker.make_durable()

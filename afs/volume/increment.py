@@ -39,6 +39,8 @@ _FORGOTTEN: Final = (
     # What of them nothing uses any more is collected when the result is put in place.
     "INSERT OR IGNORE INTO garbage SELECT hash FROM chunks WHERE vnode = ?",
     "DELETE FROM chunks WHERE vnode = ?",
+    "INSERT OR IGNORE INTO garbage SELECT pack FROM packed WHERE vnode = ?",
+    "DELETE FROM packed WHERE vnode = ?",
 )
 
 # What must find nothing: what is wrong, and the query.

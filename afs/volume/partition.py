@@ -177,7 +177,13 @@ class Partition:
                 raise
 
     def clone_volume(
-        self, source: SqliteVolume, *, volume_id: int, name: str, type: VolumeType
+        self,
+        source: SqliteVolume,
+        *,
+        volume_id: int,
+        name: str,
+        type: VolumeType,
+        backup_id: int = 0,
     ) -> None:
         """Makes a clone of a volume as it is at this moment, in its group; durable on return.
 
@@ -185,7 +191,8 @@ class Partition:
         id. It has the incarnation and the change counter of its source: what shows the same state
         says so, wherever it lies, and giving back a clone made anew of an unchanged volume breaks
         nothing (M5b). A READ_WRITE clone is a volume of its own: a fresh incarnation, and its own
-        id as `read_write_id`; its deletion, or its source's, leaves the other's chunks alone.
+        id as `read_write_id`; its deletion, or its source's, leaves the other's chunks alone. Its
+        `backup_id` is what is given here.
 
         Raises:
             AfsError: VBUSY if a volume of that id is open; VVOLEXISTS if it is a read-write volume
@@ -208,7 +215,7 @@ class Partition:
             lock = self._take(group, volume_id)
             try:
                 with group.new_database(volume_id) as path:
-                    self._copy(group, source, path, volume_id, name, type)
+                    self._copy(group, source, path, volume_id, name, type, backup_id)
                     group.put_in_place(path, volume_id)
             finally:
                 lock.release()
@@ -281,6 +288,7 @@ class Partition:
         volume_id: int,
         name: str,
         type: VolumeType,
+        backup_id: int,
     ) -> None:
         """Writes a clone's database: the source's, with another header."""
         writable = type is VolumeType.READ_WRITE
@@ -289,6 +297,7 @@ class Partition:
             # A damaged clone is replaced by a new one.
             with contextlib.suppress(AfsError):
                 old = self.volume_header(volume_id)
+        source.make_small()
         # From copying the references to their commit nothing may collect the chunks.
         with group.chunks.lock(exclusive=False), afs_errors(), contextlib.ExitStack() as stack:
             source.copy_database(draft_path(path))
@@ -302,7 +311,7 @@ class Partition:
                 name=name,
                 type=type,
                 read_write_id=volume_id if writable else state.header.read_write_id,
-                backup_id=0,
+                backup_id=backup_id,
                 incarnation=secrets.token_hex(8) if writable else state.header.incarnation,
                 created_ns=old.created_ns if old else now_ns,
                 cloned_ns=0 if writable else now_ns,

@@ -210,8 +210,11 @@ class Restore:
         except BaseException:
             self._stack.close()
             raise
-        self._staging = self._group.chunks.open_staging(self._path.stem)
-        return VnodeTaker(self._connection, self._staging, message, self._volume_id, increment)
+        chunks = self._group.chunks
+        self._staging = chunks.open_staging(self._path.stem)
+        return VnodeTaker(
+            self._connection, self._staging, chunks, message, self._volume_id, increment
+        )
 
     def _close_connection(self) -> None:
         self._connection.close()

@@ -19,10 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from blake3 import blake3
+
 from afs.errors import AfsCode, AfsError
 from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import Origin, VolumeState
+from afs.volume.packed_rows import has_packs
 from afs.volume.sqlite_errors import afs_errors
 
 # The vnodes whose contents are not the same in both databases.
@@ -31,14 +34,19 @@ WITH
     new_chunks AS (SELECT vnode, position, hash, size FROM main.chunks),
     old_chunks AS (SELECT vnode, position, hash, size FROM old.chunks),
     new_entries AS (SELECT directory, name, vnode, uniquifier, type FROM main.entries),
-    old_entries AS (SELECT directory, name, vnode, uniquifier, type FROM old.entries)
+    old_entries AS (SELECT directory, name, vnode, uniquifier, type FROM old.entries),
+    new_small AS ({}),
+    old_small AS ({})
 SELECT vnode FROM (SELECT * FROM new_chunks EXCEPT SELECT * FROM old_chunks)
 UNION SELECT vnode FROM (SELECT * FROM old_chunks EXCEPT SELECT * FROM new_chunks)
 UNION SELECT directory FROM (SELECT * FROM new_entries EXCEPT SELECT * FROM old_entries)
 UNION SELECT directory FROM (SELECT * FROM old_entries EXCEPT SELECT * FROM new_entries)
-UNION SELECT new.vnode FROM main.inline_data AS new LEFT JOIN old.inline_data AS was
-    ON new.vnode = was.vnode WHERE was.data IS NOT new.data
+UNION SELECT new.vnode FROM new_small AS new LEFT JOIN old_small AS was
+    ON new.vnode = was.vnode WHERE was.hash IS NOT new.hash
 """
+# The hash of small data, wherever they lie.
+_INLINE_HASHES: Final = "SELECT vnode, blake3(data) AS hash FROM {}.inline_data"
+_PACKED_HASHES: Final = " UNION ALL SELECT vnode, hash FROM {}.packed"
 
 _SAME: Final = """
 SELECT new.vnode, was.data_version FROM main.vnodes AS new JOIN old.vnodes AS was
@@ -109,9 +117,11 @@ def _old_state(old: Path) -> VolumeState:
 def _same_contents(connection: sqlite3.Connection, old: Path) -> dict[int, int]:
     """The vnodes with the same Fid, type and contents in both: to the old one's DataVersion."""
     connection.execute("ATTACH ? AS old", (sqlite_schema.address(old),))
+    connection.create_function("blake3", 1, lambda data: blake3(data).digest(), deterministic=True)
     try:
         candidates = dict(connection.execute(_SAME))
-        for (number,) in connection.execute(_DIFFERENT):
+        different = _DIFFERENT.format(_small(connection, "main"), _small(connection, "old"))
+        for (number,) in connection.execute(different):
             candidates.pop(number, None)
     except sqlite3.DatabaseError:
         # A damaged volume is no measure of what clients have.
@@ -120,3 +130,9 @@ def _same_contents(connection: sqlite3.Connection, old: Path) -> dict[int, int]:
         return candidates
     finally:
         connection.execute("DETACH old")
+
+
+def _small(connection: sqlite3.Connection, schema: str) -> str:
+    """A query for the hashes of all small data in an attached database."""
+    packed = _PACKED_HASHES if has_packs(connection, schema) else ""
+    return (_INLINE_HASHES + packed).format(*[schema] * 2)

@@ -14,11 +14,22 @@ from afs.types import DirectoryEntry, Vnode, VnodeType
 from afs.v1 import dump_pb2, types_pb2
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import used_kib
-from afs.volume.chunk_store import ChunkStaging
+from afs.volume.chunk_store import ChunkStaging, ChunkStore
 from afs.volume.dump_frames import bad_dump
 from afs.volume.file_data import HASH_BYTES, ChunkRef, is_inline, positions
 from afs.volume.increment import Increment
 from afs.volume.lost_data import LOST_HASH
+from afs.volume.packed_rows import PACK_BYTES
+from afs.volume.packs import (
+    PACKS_AT_ONCE,
+    PackBuilder,
+    build_packs,
+    bytes_to_pack,
+    is_to_be_packed,
+    is_underused,
+    move_to_packs,
+    take_back,
+)
 from afs.volume.rules import check_link_target
 from afs.wire import entry_from_wire, status_from_wire
 
@@ -44,7 +55,8 @@ class VnodeTaker:
 
     Args:
         connection: the database, a transaction open: a new one, or a copy of the dump's base.
-        staging: where the chunks go; None: the dump has none, and refers to what is elsewhere.
+        staging: where packs go, and the dump's chunks.
+        chunks: the chunks of the group.
         header: the dump's header.
         volume_id: the volume its contents are for.
         increment: what lays it over its base; None: it has none.
@@ -53,13 +65,16 @@ class VnodeTaker:
     def __init__(
         self,
         connection: sqlite3.Connection,
-        staging: ChunkStaging | None,
+        staging: ChunkStaging,
+        chunks: ChunkStore,
         header: dump_pb2.DumpHeader,
         volume_id: int,
         increment: Increment | None,
     ) -> None:
         self._connection = connection
         self._staging = staging
+        self._chunk_store = chunks
+        self._packs = PackBuilder(staging.put)
         self._header = header
         self._volume_id = volume_id
         self.increment = increment
@@ -81,7 +96,7 @@ class VnodeTaker:
 
     def take_chunk(self, data: bytes) -> None:
         """Stages a chunk."""
-        if self._staging is None:
+        if self._header.without_chunks:
             raise bad_dump("a chunk in a dump without chunks")
         if not 0 < len(data) <= CHUNK_BYTES:
             raise bad_dump(f"a chunk of {len(data)} bytes: expected 1 to {CHUNK_BYTES}")
@@ -123,16 +138,34 @@ class VnodeTaker:
             self._rows.chunks += [(vnode.fid.vnode, *ref) for ref in refs]
 
     def end(self) -> None:
-        """After the last vnode: syncs the chunks."""
+        """After the last vnode."""
+        self._rows.inline += self._packs.rest()
         self._write()
         if self._unused:
             raise bad_dump(f"{len(self._unused)} chunks that no file has")
-        if self._staging is not None:
-            self._staging.make_durable()
+
+    def make_durable(self) -> None:
+        """Syncs what was staged, when what is gone is gone."""
+        if self.increment is not None:
+            self._pack_anew()
+        self._staging.make_durable()
 
     def _write(self) -> None:
         rows.add_contents(self._connection, self._rows)
         self._rows = rows.NewRows()
+
+    def _pack_anew(self) -> None:
+        """Packs what the base had in its database, and in packs of which little is needed."""
+        for digest in rows.read_garbage(self._connection, b"", -1):
+            if is_underused(self._connection, self._chunk_store, digest):
+                take_back(self._connection, self._chunk_store, digest)
+                self._pack_full()
+        self._pack_full()
+
+    def _pack_full(self) -> None:
+        if bytes_to_pack(self._connection) >= PACK_BYTES:
+            built = build_packs(self._connection, self._staging.put, PACKS_AT_ONCE)
+            move_to_packs(self._connection, built)
 
     def _begin_vnode(self, message: dump_pb2.DumpVnode) -> None:
         vnode = self._vnode(message.status)
@@ -174,7 +207,10 @@ class VnodeTaker:
             return
         if len(data) != vnode.length:
             raise bad_dump(f"vnode {vnode.fid} has {len(data)} bytes: expected {vnode.length}")
-        self._rows.inline.append((vnode.fid.vnode, data))
+        if is_to_be_packed(data):
+            self._rows.packed += self._packs.add(vnode.fid.vnode, data)
+        else:
+            self._rows.inline.append((vnode.fid.vnode, data))
 
     def _vnode(self, message: types_pb2.FileStatus) -> Vnode:
         expected = self._header.volume_id
@@ -212,7 +248,7 @@ class VnodeTaker:
         refs: list[tuple[int, ChunkRef]] = []
         for message in messages:
             known: int | None = CHUNK_BYTES
-            if self._staging is not None and message.hash != LOST_HASH:
+            if not self._header.without_chunks and message.hash != LOST_HASH:
                 known = self._chunks.get(message.hash)
             if known is None or len(message.hash) != HASH_BYTES:
                 raise bad_dump(f"vnode {vnode.fid} has a chunk that did not come before it")

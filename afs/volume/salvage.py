@@ -201,7 +201,7 @@ class _Salvager:
                 self._findings,
             )
             self._pinned = copied.pinned
-            self._keeps_strays = any(row.table == "chunks" for row in copied.damaged)
+            self._keeps_strays = any(row.table in ("chunks", "packed") for row in copied.damaged)
             before = self._state(connection)
             case = self._case(connection, copied, before)
             case.changed |= rows_mended or unsealed_wrongly or copied.rebuilt

@@ -123,6 +123,7 @@ class Case:
         for statement in (
             "DELETE FROM vnodes WHERE vnode = ?",
             "DELETE FROM inline_data WHERE vnode = ?",
+            "DELETE FROM packed WHERE vnode = ?",
             "DELETE FROM chunks WHERE vnode = ?",
             "DELETE FROM entries WHERE directory = ?",
         ):

@@ -13,10 +13,13 @@ from pathlib import Path
 from blake3 import blake3
 
 from afs.errors import AfsError
+from afs.volume import packed_rows
 from afs.volume.check_chunks import BadChunk, bad_chunks
 from afs.volume.check_finding import FindingKind
 from afs.volume.chunk_store import ChunkStore
-from afs.volume.lost_data import LOST_HASH
+from afs.volume.lost_data import LOST_HASH, mark_inline_lost
+from afs.volume.packed_rows import all_references
+from afs.volume.packs import lost_in_pack, take_back
 from afs.volume.salvage_case import Case
 
 # Chunks looked at between two reports of progress.
@@ -42,7 +45,8 @@ def mend_chunks(
         dry_run: only say where they are.
         progress: told (step, done, total).
     """
-    [total] = case.connection.execute("SELECT count(DISTINCT hash) FROM chunks").fetchone()
+    references = all_references(case.connection)
+    [total] = case.connection.execute(f"SELECT count(*) FROM ({references})").fetchone()  # noqa: S608
     mended = 0
     for number, bad in enumerate(bad_chunks(case.connection, own, deep=case.options.deep)):
         if not number % _PROGRESS_CHUNKS:
@@ -82,7 +86,23 @@ def _mend(
     ).fetchall():
         subject = f"{case.volume_id}.{number}.{uniquifier}, position {position}"
         case.lose(number, subject, f"chunk {bad.ref.hash.hex()}: {bad.detail}", kind)
+    _save_from_pack(case, bad, own, kind)
     return False
+
+
+def _save_from_pack(case: Case, bad: BadChunk, own: ChunkStore, kind: FindingKind) -> None:
+    """Takes what is whole in a damaged pack into the database, and marks what is lost."""
+    connection, pack = case.connection, bad.ref.hash
+    lost = lost_in_pack(connection, own, pack)
+    if not packed_rows.read_pack(connection, pack):
+        return
+    case.changed = True
+    take_back(connection, own, pack)
+    for number, uniquifier in lost:
+        packed_rows.drop_packed(connection, number)
+        mark_inline_lost(connection, [number])
+        subject = f"{case.volume_id}.{number}.{uniquifier}"
+        case.lose(number, subject, f"in chunk {pack.hex()}: {bad.detail}", kind)
 
 
 def _find(bad: BadChunk, own: ChunkStore, others: Sequence[ChunkStore]) -> tuple[bytes, str] | None:

@@ -32,7 +32,7 @@ from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, ORIGIN
 from afs.volume.sqlite_upgrade import upgrade
 
-TABLES: Final = ("header", "vnodes", "entries", "inline_data", "chunks")
+TABLES: Final = ("header", "vnodes", "entries", "inline_data", "packed", "chunks")
 _ROWS_GATHERED: Final = 1000
 # With fewer chunks than this, one page may have had all of them.
 _ENOUGH_TO_COMPARE: Final = 32
@@ -45,12 +45,14 @@ _KEYS: Final = {
     "vnodes": ("vnode",),
     "entries": ("directory", "name"),
     "inline_data": ("vnode",),
+    "packed": ("vnode",),
     "chunks": ("vnode", "position"),
 }
-# Columns of a table as its rows stand on a page; the two shapes that have a row number come first.
+# Columns of a table as its rows stand on a page; the shapes that have a row number come first.
 _TABLE_OF: Final = {
     (True, 15): "vnodes",
     (True, 3): "inline_data",
+    (True, 6): "packed",
     (True, 2 + len(HEADER_FIELDS) + len(COUNTERS) + len(ORIGIN)): "header",
     (False, 6): "entries",
     (False, 5): "chunks",

@@ -28,13 +28,19 @@ _STRAY_INLINE: Final = (
     "SELECT i.vnode FROM inline_data i LEFT JOIN vnodes v ON v.vnode = i.vnode"
     f" WHERE v.vnode IS NULL OR NOT {_INLINE}"
 )
+_STRAY_PACKED: Final = (
+    "SELECT p.vnode FROM packed p LEFT JOIN vnodes v ON v.vnode = p.vnode"
+    f" WHERE v.vnode IS NULL OR NOT {_INLINE} OR p.vnode IN (SELECT vnode FROM inline_data)"
+)
 _NO_INLINE: Final = (
     "SELECT v.vnode, v.uniquifier, v.type, v.length FROM vnodes v"
     f" LEFT JOIN inline_data i ON i.vnode = v.vnode WHERE {_INLINE} AND i.vnode IS NULL"
+    " AND v.vnode NOT IN (SELECT vnode FROM packed)"
 )
 _OTHER_LENGTH: Final = (
-    "SELECT v.vnode, length(i.data) FROM vnodes v JOIN inline_data i ON i.vnode = v.vnode"
-    f" WHERE {_INLINE} AND v.length <> length(i.data)"
+    "SELECT v.vnode, i.length FROM vnodes v JOIN (SELECT vnode, length(data) AS length"
+    " FROM inline_data UNION ALL SELECT vnode, size FROM packed) i ON i.vnode = v.vnode"
+    f" WHERE {_INLINE} AND v.length <> i.length"
 )
 _STRAY_CHUNKS: Final = (
     "SELECT c.vnode, count(*) FROM chunks c LEFT JOIN vnodes v ON v.vnode = c.vnode"
@@ -105,6 +111,8 @@ def _tell_known_losses(case: Case) -> None:
 def _mend_inline(case: Case) -> None:
     for (number,) in case.found("stray_inline", _STRAY_INLINE, INLINE_MAX_BYTES):
         _stray(case, "inline_data", number, "bytes of no file that is kept so")
+    for (number,) in case.found("stray_packed", _STRAY_PACKED, INLINE_MAX_BYTES):
+        _stray(case, "packed", number, "a place in a pack of no file that is kept so")
     for number, uniquifier, kind, length in case.found("no_inline", _NO_INLINE, INLINE_MAX_BYTES):
         fid = f"{case.volume_id}.{number}.{uniquifier}"
         case.changed = True

@@ -91,7 +91,7 @@ def _place(row: DamagedRow) -> str:
             return f"name {values[1]!a} in directory {values[0]}"
         case "chunks":
             return f"chunk of vnode {values[0]}, position {values[1]}"
-        case "inline_data":
+        case "inline_data" | "packed":
             return f"data of vnode {values[0]}"
         case "header":
             return "header"
@@ -141,7 +141,9 @@ def _vnode_hints(connection: sqlite3.Connection, number: object) -> dict[int, An
         return hints
     hints[_LINKS] = 1
     data = connection.execute(
-        "SELECT length(data) FROM inline_data WHERE vnode = ?", (number,)
+        "SELECT length(data) FROM inline_data WHERE vnode = :number"
+        " UNION ALL SELECT size FROM packed WHERE vnode = :number",
+        {"number": number},
     ).fetchone()
     if data is not None:
         hints[_LENGTH] = data[0]

@@ -89,7 +89,9 @@ def _rebuild(case: Case, fid: Fid, kind: int, parent: Fid) -> None:
 def _length(case: Case, number: int) -> int | None:
     """The length of a file or link in bytes, from its data; None if there are none."""
     row = case.connection.execute(
-        "SELECT length(data) FROM inline_data WHERE vnode = ?", (number,)
+        "SELECT length(data) FROM inline_data WHERE vnode = :number"
+        " UNION ALL SELECT size FROM packed WHERE vnode = :number",
+        {"number": number},
     ).fetchone()
     if row is not None:
         return int(row[0])

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import KIB
+from afs.limits import KIB, PACKED_MIN_BYTES
 from afs.types import VolumeHeader
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 # "AFSV" in ASCII: says that the file is one of ours.
 APPLICATION_ID: Final = 0x41465356
 
@@ -60,6 +60,20 @@ CREATE TABLE vnodes (
 CREATE INDEX vnodes_by_changed ON vnodes (changed);
 """
 
+# Since version 3: small data that lie in packs (`packs`), and which are still to be moved to one.
+PACKED_TABLE: Final = f"""
+CREATE TABLE packed (
+    vnode INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL,
+    pack BLOB NOT NULL,
+    offset INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    checksum BLOB NOT NULL
+) STRICT;
+CREATE INDEX packed_by_pack ON packed (pack, offset, size);
+CREATE INDEX inline_data_to_pack ON inline_data (vnode) WHERE length(data) >= {PACKED_MIN_BYTES};
+"""
+
 _SCHEMA: Final = f"""
 {HEADER_TABLE}
 {VNODES_TABLE}
@@ -87,6 +101,7 @@ CREATE TABLE chunks (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX chunks_by_hash ON chunks (hash);
 CREATE TABLE garbage (hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+{PACKED_TABLE}
 """
 
 

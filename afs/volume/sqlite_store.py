@@ -27,23 +27,23 @@ from pathlib import Path
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import CHUNK_BYTES
 from afs.types import DirectoryEntry, Fid, Vnode, VnodeType, VolumeHeader, VolumeType
 from afs.volume import sqlite_schema
 from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import ChangeSet, VolumeState
 from afs.volume.chunk_store import ChunkStore, disk_errors
-from afs.volume.collection import collect_garbage
-from afs.volume.data_snapshot import StoredSnapshot
+from afs.volume.collection import SLICE_CHUNKS, collect_garbage
 from afs.volume.database_copy import copy_file, copy_moment
-from afs.volume.file_data import ChunkRef, is_inline, positions
+from afs.volume.file_data import ChunkRef
 from afs.volume.namespace import perform
+from afs.volume.packing import Packing
+from afs.volume.packs import bytes_to_pack
 from afs.volume.rules import check_entry_name, check_file, no_vnode
 from afs.volume.seal import break_seal, put_seal, seal_path
 from afs.volume.sqlite_errors import afs_errors, sqlite_error
 from afs.volume.sqlite_readers import Moment, ReaderPool
-from afs.volume.sqlite_schema import damaged
 from afs.volume.sqlite_writing import ChunkStagedData, WriterTables, quota_check
+from afs.volume.stable_reads import StableReads
 from afs.volume.vnode_cache import VnodeCache
 from afs.volume.volume import (
     CreateFile,
@@ -58,8 +58,6 @@ from afs.volume.volume import (
     Volume,
 )
 
-# A snapshot of a file that changes all the time is tried this often without holding writers up.
-_SNAPSHOT_TRIES: Final = 4
 _NEEDS_ROOM: Final = (CreateFile, MakeDir, MakeSymlink, Link, StoreData)
 
 
@@ -105,12 +103,22 @@ class SqliteVolume(Volume):
             self._writer = sqlite_schema.connect(path)
             try:
                 self._state = rows.read_state(self._writer)
+                to_pack = bytes_to_pack(self._writer)
             except BaseException:
                 self._writer.close()
                 raise
         self.volume_id = self._state.header.volume_id
         self._tables = WriterTables(
             self._writer, lambda: self._state, self._cache, chunks, path.stem
+        )
+        self._stable = StableReads(self, chunks, lambda: self._cache.version, self._write_lock)
+        self._packing = Packing(
+            self._writer,
+            chunks,
+            path.stem,
+            to_pack,
+            self._move_small_data,
+            self._tables.strays.update,
         )
 
     # --- reading ---
@@ -167,20 +175,10 @@ class SqliteVolume(Volume):
                 AfsCode.EINVAL,
                 f"vnode {fid} is a {vnode.type.name.lower()}: expected a symbolic link",
             )
-        with self.reading() as moment:
-            if self.load_vnode(moment, fid) is None:
-                raise no_vnode(fid)
-            return rows.read_inline(moment.connection, fid.vnode).decode()
+        return self._stable.link(fid)
 
     def snapshot(self, fid: Fid, offset: int = 0, length: int | None = None) -> DataSnapshot:
-        for _ in range(_SNAPSHOT_TRIES):
-            snapshot = self._try_snapshot(fid, offset, length)
-            if snapshot is not None:
-                return snapshot
-        with self._write_lock:
-            snapshot = self._try_snapshot(fid, offset, length)
-        assert snapshot is not None, "nothing changes while the write lock is held"
-        return snapshot
+        return self._stable.snapshot(fid, offset, length)
 
     # --- changing ---
 
@@ -208,6 +206,7 @@ class SqliteVolume(Volume):
                     edit = batch.data[mutation.fid.vnode]
                     used = {ref.hash for ref in edit.chunks.values() if ref is not None}
                     self._tables.strays.update(staged.digests() - used)
+                self._note_to_pack(batch)
         except AfsError as error:
             return [error] * len(mutations)
         for _, staged in _stored(mutations, answers):
@@ -221,6 +220,8 @@ class SqliteVolume(Volume):
             if self._unpinned:
                 self._unpinned = False
                 self._collected_to = b""
+            if self._pack_some():
+                return True
             if self._collected_to is None and not self._tables.strays:
                 return False
             before = self._collected_to, len(self._tables.strays)
@@ -250,6 +251,22 @@ class SqliteVolume(Volume):
 
     # --- for the partition, the dump and the tests ---
 
+    def make_small(self) -> None:
+        """Makes the database small, if much of it need not be there; before `copy_database`.
+
+        Changes wait meanwhile. If it cannot be done it is left as it is.
+        """
+        with (
+            self._write_lock,
+            contextlib.suppress(AfsError),
+            disk_errors(),
+            afs_errors(),
+        ):
+            self._check_open()
+            if self._packing.pack_for_copy():
+                self._unseal()
+                self._writer.execute("VACUUM")
+
     def copy_database(self, target: Path) -> None:
         """Copies the database as it is at this moment to a new file, not synced.
 
@@ -274,14 +291,17 @@ class SqliteVolume(Volume):
         return self._readers.moment()
 
     @contextlib.contextmanager
-    def pinned(self) -> Iterator[Moment]:
-        """As `reading`, for as long as it takes: no chunk of that moment is collected meanwhile."""
+    def pinned(self, *, chunks: bool = True) -> Iterator[Moment]:
+        """As `reading`, for as long as it takes: no chunk of that moment is collected meanwhile.
+
+        Without `chunks` this is promised of packs only.
+        """
         with contextlib.ExitStack() as stack:
             with self._write_lock:
                 moment = stack.enter_context(self.reading())
                 # The moment begins with the first look.
                 rows.read_state(moment.connection)
-                digests = rows.read_hashes(moment.connection)
+                digests = (rows.read_hashes if chunks else rows.read_packs)(moment.connection)
                 self.chunks.pin(digests)
             stack.callback(self._let_go, digests)
             yield moment
@@ -348,35 +368,6 @@ class SqliteVolume(Volume):
                 AfsCode.ENOTDIR, f"vnode {fid} is a {vnode.type.name.lower()}: expected a directory"
             )
 
-    def _try_snapshot(self, fid: Fid, offset: int, length: int | None) -> StoredSnapshot | None:
-        """A snapshot; None if the file changed while its chunks were being pinned."""
-        with self.reading() as moment:
-            vnode = self.load_vnode(moment, fid)
-            if vnode is None:
-                raise no_vnode(fid)
-            check_file(vnode)
-            if is_inline(vnode.length):
-                data = rows.read_inline(moment.connection, fid.vnode)
-                if len(data) != vnode.length:
-                    raise damaged("inline_data", f"vnode {fid.vnode}")
-                return StoredSnapshot(vnode, data, {}, self)
-            end = vnode.length if length is None else min(offset + length, vnode.length)
-            refs = dict(
-                rows.read_chunk_refs(
-                    moment.connection, fid.vnode, offset // CHUNK_BYTES, positions(end)
-                )
-            )
-        snapshot = StoredSnapshot(vnode, None, refs, self)
-        # The chunks are pinned now. If no commit was published since, none of them can have been
-        # collected; if one was, none of this file's can, as long as the file is the same.
-        if self._cache.version != moment.version:
-            with self.reading() as now:
-                current = rows.read_vnode(now.connection, self.volume_id, fid.vnode)
-            if current is None or current.data_version != vnode.data_version:
-                snapshot.close()
-                return None
-        return snapshot
-
     def _perform_all(
         self, mutations: Sequence[Mutation]
     ) -> tuple[ChangeSet, list[Outcome | AfsError]]:
@@ -398,12 +389,16 @@ class SqliteVolume(Volume):
     ) -> None:
         if batch.state() == self._state:
             return
-        self._unseal()
         for _, staged in _stored(mutations, answers):
             staged.ensure_linked()
+        self._transaction(lambda: rows.write_changes(self._writer, batch))
+
+    def _transaction(self, write: Callable[[], object]) -> None:
+        """Has the database changed in a transaction, which is durable on return."""
+        self._unseal()
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            rows.write_changes(self._writer, batch)
+            write()
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
             failure = sqlite_error(error)
@@ -413,6 +408,29 @@ class SqliteVolume(Volume):
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
             raise failure from error
+
+    def _move_small_data(self, write: Callable[[], object]) -> None:
+        """Has small data moved in a transaction; readers that looked before look again."""
+        self._transaction(write)
+        self._cache.publish(())
+
+    def _note_to_pack(self, batch: ChangeSet) -> None:
+        # The changes are committed, whatever becomes of this.
+        with contextlib.suppress(AfsError), disk_errors(), afs_errors():
+            self._packing.note(edit.inline for edit in batch.data.values())
+
+    def _pack_some(self) -> bool:
+        """Moves small data to packs or out of them, a little; whether anything was done."""
+        after = self._collected_to
+        garbage = [] if after is None else rows.read_garbage(self._writer, after, SLICE_CHUNKS)
+        try:
+            with disk_errors(), afs_errors():
+                return self._packing.step(garbage)
+        except AfsError as error:
+            # To collect garbage may be what helps.
+            if error.code is not AfsCode.VDISKFULL:
+                raise
+            return False
 
     def _unseal(self) -> None:
         if self._sealed:

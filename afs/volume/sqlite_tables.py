@@ -18,6 +18,13 @@ from afs.volume.change_set import NO_ORIGIN, ChangeSet, Origin, VolumeState
 from afs.volume.checksum import checksum
 from afs.volume.file_data import HASH_BYTES, ChunkRef, FileEdit
 from afs.volume.lost_data import is_marked_lost, mark_inline_lost
+from afs.volume.packed_rows import (
+    PackedRef,
+    all_references,
+    drop_packed,
+    has_packs,
+    write_packed,
+)
 from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, damaged
 
 _VNODE_MARKS: Final = ", ".join("?" * 15)
@@ -166,7 +173,7 @@ def iterate_entries(
 
 
 def read_inline(connection: sqlite3.Connection, number: int) -> bytes:
-    """An inline file's bytes or a link's target, verified; EIO if missing."""
+    """Small data that lie in no pack, verified; EIO if missing. See `packs.SmallData`."""
     row = connection.execute(
         "SELECT data, checksum FROM inline_data WHERE vnode = ?", (number,)
     ).fetchone()
@@ -215,17 +222,23 @@ def check_each(connection: sqlite3.Connection, table: str) -> None:
 
 def is_referenced(connection: sqlite3.Connection, digest: bytes, *, garbage_counts: bool) -> bool:
     """Whether a chunk is some file's, or (`garbage_counts`) awaits this volume's own collection."""
-    query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = ?)"
-    parameters: tuple[bytes, ...] = (digest,)
+    query = "SELECT EXISTS (SELECT 1 FROM chunks WHERE hash = :hash)"
+    if has_packs(connection):
+        query += " OR EXISTS (SELECT 1 FROM packed WHERE pack = :hash)"
     if garbage_counts:
-        query += " OR EXISTS (SELECT 1 FROM garbage WHERE hash = ?)"
-        parameters = (digest, digest)
-    return bool(connection.execute(query, parameters).fetchone()[0])
+        query += " OR EXISTS (SELECT 1 FROM garbage WHERE hash = :hash)"
+    return bool(connection.execute(query, {"hash": digest}).fetchone()[0])
 
 
 def read_hashes(connection: sqlite3.Connection) -> list[bytes]:
-    """The hashes of all chunks that files of this volume use, each once."""
-    return [row[0] for row in connection.execute("SELECT DISTINCT hash FROM chunks")]
+    """The hashes of all chunks, packs included, that files of this volume use, each once."""
+    query = f"SELECT DISTINCT hash FROM ({all_references(connection)})"  # noqa: S608 all ours
+    return [row[0] for row in connection.execute(query)]
+
+
+def read_packs(connection: sqlite3.Connection) -> list[bytes]:
+    """The hashes of all packs that files of this volume use, each once."""
+    return [row[0] for row in connection.execute("SELECT DISTINCT pack FROM packed")]
 
 
 def read_garbage(connection: sqlite3.Connection, after: bytes, limit: int) -> list[bytes]:
@@ -298,9 +311,9 @@ def write_edit(connection: sqlite3.Connection, number: int, edit: FileEdit) -> N
         (number, edit.keep),
     )
     connection.execute("DELETE FROM chunks WHERE vnode = ? AND position >= ?", (number, edit.keep))
+    drop_packed(connection, number)
     if edit.inline is not None:
-        row = (number, edit.inline, checksum("inline_data", number, edit.inline))
-        connection.execute("INSERT OR REPLACE INTO inline_data VALUES (?, ?, ?)", row)
+        write_inline(connection, [(number, edit.inline)])
         return
     connection.execute("DELETE FROM inline_data WHERE vnode = ?", (number,))
     if not edit.chunks:
@@ -316,18 +329,28 @@ def write_edit(connection: sqlite3.Connection, number: int, edit: FileEdit) -> N
     )
 
 
+def write_inline(connection: sqlite3.Connection, inline: Iterable[tuple[int, bytes]]) -> None:
+    """Inserts or replaces small data: (vnode number, bytes or target)."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO inline_data VALUES (?, ?, ?)",
+        ((number, data, checksum("inline_data", number, data)) for number, data in inline),
+    )
+
+
 @dataclass(slots=True)
 class NewRows:
     """Rows for a volume that is being made.
 
     `vnodes` are (vnode, change counter it was changed at), `entries` (vnode number of the
-    directory, entry), `inline` (vnode number, bytes or target), `chunks` (vnode number, position,
-    chunk), `lost` the numbers of vnodes whose inline data are known to be lost.
+    directory, entry), `inline` (vnode number, bytes or target), `packed` (vnode number, where its
+    bytes lie), `chunks` (vnode number, position, chunk), `lost` the numbers of vnodes whose inline
+    data are known to be lost.
     """
 
     vnodes: list[tuple[Vnode, int]] = field(default_factory=list)
     entries: list[tuple[int, DirectoryEntry]] = field(default_factory=list)
     inline: list[tuple[int, bytes]] = field(default_factory=list)
+    packed: list[tuple[int, PackedRef]] = field(default_factory=list)
     chunks: list[tuple[int, int, ChunkRef]] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
 
@@ -351,6 +374,7 @@ def add_contents(connection: sqlite3.Connection, new: NewRows) -> None:
         "INSERT INTO inline_data VALUES (?, ?, ?)",
         ((number, data, checksum("inline_data", number, data)) for number, data in new.inline),
     )
+    write_packed(connection, new.packed)
     connection.executemany(
         "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (_chunk_row(*row) for row in new.chunks)
     )

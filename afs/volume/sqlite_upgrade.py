@@ -6,6 +6,8 @@ so damage is not given fresh checksums.
 Version 2 (from 1): vnodes have `changed`, the change counter they were last changed at; of those
 that are there it is taken to be the volume's, which can only make a later incremental dump larger.
 The header has `in_transit` and the origin of restored contents.
+
+Version 3: small data may lie in packs (`packs`). Those that are there are moved by and by.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ def upgrade(path: Path) -> None:
         with afs_errors(), contextlib.closing(sqlite_schema.connect(path)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             # What is in the WAL counts: the upgrade may be there already.
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 1:
                 _from_version_1(connection)
+            if version <= 2:
+                _create(connection, sqlite_schema.PACKED_TABLE)
+            connection.execute(f"PRAGMA user_version = {sqlite_schema.SCHEMA_VERSION}")
             connection.execute("COMMIT")
             sqlite_schema.checkpoint(connection)
     except AfsError as error:
@@ -51,15 +57,18 @@ def _from_version_1(connection: sqlite3.Connection) -> None:
     state = rows.read_state(connection)
     connection.execute("DROP TABLE header")
     connection.execute("ALTER TABLE vnodes RENAME TO vnodes_1")
-    for statement in (sqlite_schema.HEADER_TABLE + sqlite_schema.VNODES_TABLE).split(";"):
-        connection.execute(statement)
+    _create(connection, sqlite_schema.HEADER_TABLE + sqlite_schema.VNODES_TABLE)
     connection.executemany(
         f"INSERT INTO vnodes VALUES ({', '.join('?' * 15)})",  # noqa: S608 question marks
         _vnodes(connection, state.header.change_counter),
     )
     connection.execute("DROP TABLE vnodes_1")
     rows.write_state(connection, state)
-    connection.execute("PRAGMA user_version = 2")
+
+
+def _create(connection: sqlite3.Connection, tables: str) -> None:
+    for statement in tables.split(";"):
+        connection.execute(statement)
 
 
 def _vnodes(connection: sqlite3.Connection, changed: int) -> Iterator[tuple[Any, ...]]:

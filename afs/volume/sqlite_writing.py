@@ -10,6 +10,7 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import Tables, VolumeState, check_staged_end
 from afs.volume.chunk_store import ChunkStaging, ChunkStore
 from afs.volume.file_data import ChunkRef
+from afs.volume.packs import read_small
 from afs.volume.staged_data import BufferedStagedData
 from afs.volume.vnode_cache import VnodeCache
 
@@ -100,7 +101,7 @@ class WriterTables(Tables):
         return rows.read_entry(self._connection, self._volume_id, directory, name)
 
     def inline(self, number: int) -> bytes:
-        return rows.read_inline(self._connection, number)
+        return read_small(self._connection, self._chunks, number)
 
     def chunk(self, number: int, position: int) -> ChunkRef | None:
         return rows.read_chunk_ref(self._connection, number, position)

@@ -331,6 +331,7 @@ class Transfer:
         self._connection.close()
 
     def _prepare(self, message: dump_pb2.DumpHeader) -> VnodeTaker:
+        assert self._path is not None, "a round has begun"
         if not message.without_chunks or not message.incarnation:
             raise bad_dump("it is none that volservers send to each other")
         asked = (message.incarnation, message.since)
@@ -353,11 +354,15 @@ class Transfer:
                 raise bad_dump("its counters are lower than those of its base")
             header = replace(base.header, volume_id=self._target.volume_id)
             increment = Increment(self._connection, replace(base, header=header))
-        return VnodeTaker(self._connection, None, message, self._target.volume_id, increment)
+        chunks = self._group.chunks
+        self._staging = chunks.open_staging(self._path.stem)
+        return VnodeTaker(
+            self._connection, self._staging, chunks, message, self._target.volume_id, increment
+        )
 
     def _complete(self) -> None:
         """Checks and commits a round's dump, and finds out which chunks are missing."""
-        assert self._intake is not None and self._path is not None
+        assert self._intake is not None and self._path is not None and self._staging is not None
         message, taker = self._intake.header, self._intake.taker
         increment = taker.increment
         header = replace(
@@ -377,6 +382,7 @@ class Transfer:
             header, message.next_vnode, message.next_uniquifier, taker.max_data_version
         )
         with self._group.chunks.lock(exclusive=False):
+            self._staging.ensure_linked()
             rows.write_state(self._connection, state)
             if increment is not None:
                 increment.check()
@@ -390,7 +396,6 @@ class Transfer:
                 # If we crash, it is thrown away; `finish_round` makes it durable.
                 self._connection.execute("PRAGMA synchronous = OFF")
         self._state = state
-        self._staging = self._group.chunks.open_staging(self._path.stem)
 
     def _look_for_chunks(self, references: str) -> None:
         """Notes which chunks the group lacks; under the group's lock (T1)."""

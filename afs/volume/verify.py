@@ -17,6 +17,7 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.change_set import VolumeState, used_kib
 from afs.volume.file_data import ALL_POSITIONS, is_inline
 from afs.volume.lost_data import is_inline_lost
+from afs.volume.packed_rows import read_packed
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_schema import damaged
 
@@ -68,6 +69,13 @@ _MISFITS: Final = (
         "vnode {} is no inline file and no link",
         "SELECT i.vnode FROM inline_data i LEFT JOIN vnodes v ON v.vnode = i.vnode"
         " WHERE v.type IS NULL OR v.type = 2 OR v.type = 1 AND v.length > :inline_max LIMIT 1",
+    ),
+    (
+        "packed",
+        "vnode {} is no inline file and no link, or has data in the database too",
+        "SELECT p.vnode FROM packed p LEFT JOIN vnodes v ON v.vnode = p.vnode"
+        " WHERE v.type IS NULL OR v.type = 2 OR v.type = 1 AND v.length > :inline_max"
+        " OR p.vnode IN (SELECT vnode FROM inline_data) LIMIT 1",
     ),
     (
         "chunks",
@@ -135,7 +143,7 @@ def check_tree(connection: sqlite3.Connection, state: VolumeState) -> None:
         vnodes += 1
         used += used_kib(vnode)
         _check_vnode(connection, vnode, state)
-    for table in ("entries", "inline_data", "chunks"):
+    for table in ("entries", "inline_data", "packed", "chunks"):
         rows.check_each(connection, table)
     if (used, vnodes) != (state.header.used_kib, state.header.file_count):
         raise damaged("header", f"it counts {state.header.file_count} vnodes: found {vnodes}")
@@ -182,7 +190,9 @@ def _check_inline(connection: sqlite3.Connection, vnode: Vnode) -> None:
     """EIO unless the bytes of an inline file or a link are there, or known to be lost."""
     number = vnode.fid.vnode
     try:
-        length = len(rows.read_inline(connection, number))
+        # Whether the pack is there, and whole, is looked at where chunks are.
+        packed = read_packed(connection, number)
+        length = packed.size if packed else len(rows.read_inline(connection, number))
     except AfsError:
         if is_inline_lost(connection, number):
             return

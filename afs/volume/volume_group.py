@@ -26,7 +26,8 @@ from afs.volume import sqlite_schema
 from afs.volume.chunk_store import ChunkStore
 from afs.volume.collection import collect_garbage, is_gone, remove_unreferenced
 from afs.volume.flock import FileLock
-from afs.volume.seal import database_digest, put_seal, seal_path
+from afs.volume.packed_rows import all_references
+from afs.volume.seal import break_seal, database_digest, put_seal, seal_path
 from afs.volume.sqlite_errors import afs_errors, sqlite_error
 
 _REMOVAL_SLICE_CHUNKS: Final = 64
@@ -113,8 +114,7 @@ class VolumeGroup:
         with self.chunks.lock(exclusive=True):
             # Without a seal the volume is checked row by row: right for either, should we crash
             # here.
-            seal_path(path).unlink(missing_ok=True)
-            fsync_dir(self.path)
+            break_seal(path)
             # A WAL that outlived its database would be taken for the new one's.
             _remove_wal(path)
             os.rename(new, path)
@@ -194,9 +194,9 @@ class VolumeGroup:
 
     def _hashes(self, path: Path) -> list[bytes] | None:
         """The chunks a database refers to; None if it cannot be read."""
-        query = "SELECT hash FROM chunks UNION SELECT hash FROM garbage"
         try:
             with contextlib.closing(sqlite_schema.connect(path)) as connection:
+                query = f"{all_references(connection)} UNION SELECT hash FROM garbage"  # noqa: S608
                 return [row[0] for row in connection.execute(query)]
         except sqlite3.Error:
             return None
@@ -213,10 +213,10 @@ def _inherit_garbage(new: Path, old: Path) -> bool:
         connection = sqlite_schema.connect(new)
     try:
         connection.execute("ATTACH ? AS old", (sqlite_schema.address(old),))
+        olds = f"{all_references(connection, 'old')} UNION SELECT hash FROM old.garbage"  # noqa: S608
         connection.execute(
-            "INSERT OR IGNORE INTO garbage SELECT hash FROM"
-            " (SELECT hash FROM old.chunks UNION SELECT hash FROM old.garbage)"
-            " WHERE hash NOT IN (SELECT hash FROM chunks)"
+            f"INSERT OR IGNORE INTO garbage SELECT hash FROM ({olds})"  # noqa: S608 all ours
+            f" WHERE hash NOT IN ({all_references(connection)})"
         )
     except sqlite3.Error as error:
         if sqlite_error(error).code is not AfsCode.EIO:

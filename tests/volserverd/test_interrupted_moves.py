@@ -24,6 +24,7 @@ from afs.errors import AfsError
 from afs.runtime.channel import open_channel
 from afs.v1 import cache_manager_pb2, cache_manager_pb2_grpc, fssync_pb2, types_pb2
 from afs.v1 import vol_server_pb2 as pb
+from afs.volume.packed_rows import all_references
 from tests.volserverd.processes import Process
 from tests.volserverd.served_files import ServedFiles
 from tests.volserverd.two_servers import PATIENCE_S, Server, TwoServers, header_of, two_servers
@@ -223,7 +224,8 @@ def check_chunks(folder: Path) -> None:
     referred = set[str]()
     for path in folder.glob("*.db"):
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            rows = database.execute("SELECT hash FROM chunks UNION SELECT hash FROM garbage")
+            query = f"{all_references(database)} UNION SELECT hash FROM garbage"
+            rows = database.execute(query)
             referred |= {digest.hex() for (digest,) in rows}
     stored = {path.name for path in folder.glob("chunks/*/*")}
     assert stored <= referred, f"chunks leaked in {folder}"

@@ -16,8 +16,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from afs.limits import INLINE_MAX_BYTES
 from afs.types import VolumeType, root_fid
-from afs.volume import sqlite_schema
+from afs.volume import packed_rows, packing, packs, restore_vnodes, sqlite_schema
 from afs.volume.dump import dump_pieces
 from afs.volume.partition import Partition
 from afs.volume.remnant import set_aside
@@ -25,9 +26,23 @@ from afs.volume.restore import Restore
 from afs.volume.sqlite_store import SqliteVolume
 from afs.volume.transfer import Transfer
 from afs.volume.volume import RemoveFile, SetVolumeFields
-from tests.volume.building import MIB, WallClock, do, make_dir, make_file, noise, store
+from tests.volume.building import (
+    MIB,
+    WallClock,
+    collect_all,
+    do,
+    make_dir,
+    make_file,
+    make_files,
+    noise,
+    store,
+)
 from tests.volume.sending import send_round
 
+# Of small data, so that little of them makes a pack.
+SMALL_BYTES = INLINE_MAX_BYTES // 2
+PACK_BYTES = 2 * INLINE_MAX_BYTES
+PACKING_MODULES = (packed_rows, packs, packing, restore_vnodes)
 SOURCE_ID, READ_ONLY_ID, BACKUP_ID, OTHER_ID = 10, 11, 12, 20
 _STEPS = ("fsync", "link", "unlink", "rename", "replace", "copy_file_range", "mkdir", "rmdir")
 
@@ -42,6 +57,9 @@ def prepare(folder: Path) -> None:
         make_file(volume, "large", data=noise(2 * MIB))
         make_file(volume, "small", data=b"small")
         make_file(volume, "gone", data=noise(MIB, 4))
+        # Full packs, one of which is needed less and less, and some that is in none.
+        make_small_files(volume, range(9))
+        collect_all(volume)
         make_dir(volume, "d")
         release(volume, there)
         here.clone_volume(volume, volume_id=BACKUP_ID, name="v.backup", type=VolumeType.BACKUP)
@@ -51,6 +69,7 @@ def prepare(folder: Path) -> None:
         change(volume, 1)
         (folder / "increment").write_bytes(b"".join(dump_pieces(volume, since=since)))
         (folder / "later dump").write_bytes(b"".join(dump_pieces(volume)))
+        make_small_files(volume, range(20, 26))
     here.close()
     there.close()
 
@@ -63,9 +82,24 @@ def both(folder: Path) -> tuple[Partition, Partition]:
     )
 
 
+def make_small_files(volume: SqliteVolume, numbers: range) -> None:
+    """Small files; three fill a pack."""
+    data = {f"s{number}": noise(SMALL_BYTES, number) for number in numbers}
+    make_files(volume, root_fid(volume.volume_id), data)
+
+
+def make_packs_small() -> None:
+    """In this process little data make a pack."""
+    for module in PACKING_MODULES:
+        module.PACK_BYTES = PACK_BYTES  # type: ignore[attr-defined]
+
+
 def change(volume: SqliteVolume, seed: int) -> None:
-    """Some chunks come, some go."""
+    """Some chunks come, some go; of a pack little is needed any more."""
     root = root_fid(volume.volume_id)
+    if seed == 1:
+        volume.apply([RemoveFile(root, name) for name in ("s0", "s1", "s3", "s4")])
+    store(volume, volume.lookup(root, f"s{seed + 4}").fid, noise(SMALL_BYTES, seed + 300))
     store(volume, volume.lookup(root, "large").fid, noise(MIB, seed + 100), MIB)
     make_file(volume, f"new{seed}", volume.lookup(root, "d").fid, noise(MIB, seed + 200))
     if seed == 1:
@@ -145,6 +179,8 @@ def play_from_source(scenario: str, here: Partition, there: Partition) -> None:
                 )
             case "clone_read_write":
                 here.clone_volume(volume, volume_id=OTHER_ID, name="w", type=VolumeType.READ_WRITE)
+            case "pack":
+                collect_all(volume)
             case "move_back":
                 move(volume, there, rounds=1)
     if scenario == "move_back":
@@ -199,6 +235,7 @@ class Killer:
 def main() -> None:
     """Forks and kills, as told."""
     scenario = sys.argv[1]
+    make_packs_small()
     for line in sys.stdin:
         folder, number = line.split("\t")
         # No thread has been started here: the forked one starts its own.

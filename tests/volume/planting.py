@@ -27,32 +27,32 @@ class Planter:
     def __init__(self, path: Path, volume_id: int) -> None:
         self._path = path
         self._volume_id = volume_id
-        self._connection = sqlite3.connect(path, isolation_level=None)
+        self.connection = sqlite3.connect(path, isolation_level=None)
 
     def __enter__(self) -> Planter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._connection.close()
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.connection.close()
         seal_path(self._path).unlink(missing_ok=True)
         put_seal(self._path)
 
     def sql(self, statement: str, *parameters: object) -> None:
         """Any statement."""
-        self._connection.execute(statement, parameters)
+        self.connection.execute(statement, parameters)
 
     def vnode(self, number: int) -> Vnode:
         """A vnode."""
-        found = rows.read_vnode(self._connection, self._volume_id, number)
+        found = rows.read_vnode(self.connection, self._volume_id, number)
         assert found is not None
         return found
 
     def change_vnode(self, number: int, **values: Any) -> None:
         """A vnode with other values."""
-        state = rows.read_state(self._connection)
+        state = rows.read_state(self.connection)
         changed = replace(self.vnode(number), **values)
-        rows.write_vnodes(self._connection, [changed], state.header.change_counter)
+        rows.write_vnodes(self.connection, [changed], state.header.change_counter)
 
     def remove_vnode(self, number: int) -> None:
         """A vnode's row is gone."""
@@ -60,7 +60,7 @@ class Planter:
 
     def name(self, directory: Fid, name: str, fid: Fid, type: VnodeType) -> None:
         """One more name."""
-        rows.write_entries(self._connection, [(directory.vnode, DirectoryEntry(name, fid, type))])
+        rows.write_entries(self.connection, [(directory.vnode, DirectoryEntry(name, fid, type))])
 
     def unname(self, names: Iterable[str]) -> None:
         """Names are gone, wherever they were."""
@@ -69,9 +69,9 @@ class Planter:
 
     def change_state(self, **values: Any) -> None:
         """Other counters, or another header (`header=`)."""
-        state: VolumeState = rows.read_state(self._connection)
-        rows.write_state(self._connection, replace(state, **values))
+        state: VolumeState = rows.read_state(self.connection)
+        rows.write_state(self.connection, replace(state, **values))
 
     def state(self) -> VolumeState:
         """The header and counters."""
-        return rows.read_state(self._connection)
+        return rows.read_state(self.connection)

@@ -1,4 +1,4 @@
-"""Turns a volume's database into what version 1 of the schema would hold: for tests of upgrades."""
+"""Turns a volume's database into what versions 1 and 2 of the schema hold: to test upgrades."""
 
 from __future__ import annotations
 
@@ -53,8 +53,23 @@ CREATE TABLE vnodes (
 """
 
 
+def make_version_2(path: Path, *, sealed: bool) -> None:
+    """Rewrites the database of a volume that nobody has open, and that has no packs."""
+    with contextlib.closing(sqlite_schema.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM packed").fetchone() == (0,)
+        connection.executescript(
+            "BEGIN; DROP TABLE packed; DROP INDEX inline_data_to_pack; PRAGMA user_version = 2;"
+            " COMMIT"
+        )
+        assert sqlite_schema.checkpoint(connection)
+    seal_path(path).unlink(missing_ok=True)
+    if sealed:
+        put_seal(path)
+
+
 def make_version_1(path: Path, *, sealed: bool) -> None:
     """Rewrites the database of a volume that nobody has open."""
+    make_version_2(path, sealed=False)
     with contextlib.closing(sqlite_schema.connect(path)) as connection:
         header = connection.execute("SELECT * FROM header").fetchone()
         # Without in_transit (17th), the origin and the checksum.

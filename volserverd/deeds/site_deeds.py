@@ -47,11 +47,10 @@ class SiteDeeds(EntryDeeds):
                 clone_id=clone_id,
                 name=self._order.name,
                 type=VolumeType.READ_WRITE,
+                backup_id=kept_backup_id(clone_id),
             ),
         )
         self._created = True
-        fields = SetVolumeFields(backup_id=kept_backup_id(clone_id))
-        await disk.set_fields(self._partition, clone_id, fields)
 
     async def _drop_site(self, _: Role) -> None:
         going = self._order.site
