@@ -96,6 +96,13 @@ def remove_site(
     partition: Annotated[
         str | None, typer.Option(help="Such as vicepa; default: the one where the site is.")
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Also if that server does not answer: then a copy that it has stays behind.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     vol_server: VolServerOption = None,
     location: LocationOption = None,
@@ -105,10 +112,25 @@ def remove_site(
     with VolServers(vol_server, location, cell) as servers:
         target = servers.named(server)
         chosen = partition or _partition_of_site(servers, volume, target)
-        request = vol_server_pb2.RemoveSiteRequest(volume=volume, server=target, partition=chosen)
-        servers.of(volume).RemoveSite(request)
-    record = {"volume": volume, "vol_server": target, "partition": chosen}
-    print_done(f"Removed the site {target}/{chosen}.", record, as_json=as_json)
+        request = vol_server_pb2.RemoveSiteRequest(
+            volume=volume, server=target, partition=chosen, force=force
+        )
+        asked = servers.address_of(volume)
+        if force and asked == target:
+            # It may be the one that does not answer, and any other can be asked as well.
+            others = [each.vol_server for each in servers.all() if each.vol_server != target]
+            asked = next(iter(others), asked)
+        answer = servers.at(asked).RemoveSite(request)
+    record = {
+        "volume": volume,
+        "vol_server": target,
+        "partition": chosen,
+        "detail": answer.detail,
+    }
+    text = f"Removed the site {target}/{chosen}."
+    if answer.detail:
+        text += f" {answer.detail}."
+    print_done(text, record, as_json=as_json)
 
 
 def _outcome(

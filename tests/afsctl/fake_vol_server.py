@@ -44,6 +44,7 @@ class FakeVolServer(vol_server_pb2_grpc.VolServerServicer):
         self.findings: list[vol_server_pb2.Finding] = []
         self.unrepaired = 0
         self.outcomes: list[vol_server_pb2.SiteOutcome] = []
+        self.site_detail = ""
         self.not_told: list[list[vol_server_pb2.ClientNotTold]] = []
 
     def _known(self, volume: str) -> vol_server_pb2.VolumeDetail:
@@ -111,7 +112,7 @@ class FakeVolServer(vol_server_pb2_grpc.VolServerServicer):
 
     async def RemoveSite(self, request: Any, context: Any) -> vol_server_pb2.RemoveSiteResponse:
         self.requests.append(request)
-        return vol_server_pb2.RemoveSiteResponse()
+        return vol_server_pb2.RemoveSiteResponse(detail=self.site_detail)
 
     async def Salvage(
         self, request: Any, context: Any

@@ -109,8 +109,15 @@ def test_release_and_sites(cell: Cell, operator: Operator, afsctl: Afsctl) -> No
     assert f"volserver {second}: nothing answers" in ended.err
     assert "proj.readonly" in ended.out
 
+    ended = afsctl("vos", "remsite", "proj", "--server", second)
+    assert (ended.status, "RX_CALL_DEAD" in ended.err) == (1, True)
+    record = operator("vos", "remsite", "proj", "--server", second, "--force")
+    assert "stays behind" in record["detail"]
+    assert (second, "vicepb", "read_only") not in operator.sites("proj")
+
     cell.servers[1].afsd.restart()
     cell.servers[1].volserverd.restart()
+    operator("vos", "addsite", "proj", "--server", second, "--partition", "vicepb")
     released = operator("vos", "release", "proj")
     assert all(site["released"] for site in released["sites"])
     operator("vos", "remsite", "proj", "--server", "afsd-1")

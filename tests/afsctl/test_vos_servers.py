@@ -116,6 +116,23 @@ def test_sites_are_changed_by_the_read_write_site(two_servers: FakeCell, afsctl:
     assert (removed.server, removed.partition) == (two_servers.second_address, "vicepc")
 
 
+def test_a_site_of_a_server_that_is_gone_is_taken_away_by_force(
+    two_servers: FakeCell, afsctl: Afsctl
+) -> None:
+    """Another server is asked, also where the volume itself was there; it says what stays."""
+    (entry, other) = two_servers.vldb.entries
+    entry.sites[0].vol_server = two_servers.second_address
+    entry.sites.append(site_at(two_servers.second_address, "vicepc", READ_ONLY))
+    other.sites[0].vol_server = two_servers.address
+    two_servers.vol_server.site_detail = "no answer: a copy on its partition vicepc stays behind"
+    ended = afsctl("vos", "remsite", "home.kim", "--server", two_servers.second_address, "--force")
+    assert ended.status == 0
+    assert ended.out.endswith("a copy on its partition vicepc stays behind.\n")
+    [request] = two_servers.vol_server.requests
+    assert (request.server, request.force) == (two_servers.second_address, True)
+    assert two_servers.second.requests == []
+
+
 @pytest.mark.parametrize("command", ["listvol", "partinfo", "status"])
 def test_listings_show_all_servers(two_servers: FakeCell, afsctl: Afsctl, command: str) -> None:
     """Each line says whose it is; so does each object."""
