@@ -165,6 +165,7 @@ def _log_finding(finding: Finding) -> None:
         volume=finding.volume_id,
         kind=finding.kind.value,
         subject=finding.subject,
+        path=finding.path,
         detail=finding.detail,
         action=finding.action,
         repaired=finding.repaired,

@@ -243,6 +243,7 @@ def finding_to_wire(finding: Finding, partition: str) -> vol_server_pb2.Finding:
         detail=finding.detail,
         action=finding.action,
         repaired=finding.repaired,
+        path=finding.path,
     )
 
 

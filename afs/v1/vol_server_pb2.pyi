@@ -1390,6 +1390,7 @@ class Finding(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     REPAIRED_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.int
     partition: _builtins.str
     kind: _builtins.str
@@ -1404,6 +1405,8 @@ class Finding(_message.Message):
     """What was done; empty: nothing."""
     repaired: _builtins.bool
     """Nothing is wrong any more."""
+    path: _builtins.str
+    """Where it is in the volume, from its root, if it is about one file or directory whose name is known."""
     def __init__(
         self,
         *,
@@ -1414,10 +1417,11 @@ class Finding(_message.Message):
         detail: _builtins.str = ...,
         action: _builtins.str = ...,
         repaired: _builtins.bool = ...,
+        path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "kind", b"kind", "partition", b"partition", "repaired", b"repaired", "subject", b"subject", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "kind", b"kind", "partition", b"partition", "path", b"path", "repaired", b"repaired", "subject", b"subject", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

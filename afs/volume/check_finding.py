@@ -53,7 +53,7 @@ class Finding:
 
     `subject` says with what exactly (a Fid, a path, a chunk), `detail` and `action` are for people:
     what is wrong, and what was done (empty: nothing). `repaired` is True if nothing is wrong any
-    more.
+    more. `path` is where it is in the volume, if it is about one vnode whose name is known.
     """
 
     volume_id: int
@@ -62,6 +62,7 @@ class Finding:
     detail: str
     action: str = ""
     repaired: bool = False
+    path: str = ""
 
 
 class Findings:
@@ -72,6 +73,7 @@ class Findings:
         tell: gets each finding as it is made; None: they are only kept.
 
     Attributes:
+        path_of: the path of what a subject names, or ""; set as soon as there is somebody to ask.
         told: the findings, at most FINDINGS_TOLD_MAX of a kind.
         unrepaired: how many things, told or not, are still wrong.
     """
@@ -80,6 +82,7 @@ class Findings:
         self._volume_id = volume_id
         self._tell = tell
         self._counts: Counter[FindingKind] = Counter()
+        self.path_of: Callable[[str], str] = lambda _subject: ""
         self.told: list[Finding] = []
         self.unrepaired = 0
 
@@ -97,7 +100,8 @@ class Findings:
         self._counts[kind] += 1
         self.unrepaired += not repaired
         if self._counts[kind] <= FINDINGS_TOLD_MAX:
-            self._say(Finding(self._volume_id, kind, str(subject), detail, action, repaired))
+            path = self.path_of(str(subject))
+            self._say(Finding(self._volume_id, kind, str(subject), detail, action, repaired, path))
 
     def close(self) -> None:
         """Says how many of each kind were not told."""

@@ -12,6 +12,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from afs.volume.packs import lost_in_pack
 from afs.volume.partition import Partition
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.verify import check_tree
+from afs.volume.vnode_path import path_of_subject
 from afs.volume.volume_group import DRAFT_SUFFIX, VolumeGroup
 
 _LOST_INLINE: Final = (
@@ -100,6 +102,7 @@ def check_volume(
     progress(f"volume {volume_id}: rows", 0)
     try:
         with contextlib.closing(connect_to_read(path)) as connection:
+            findings.path_of = partial(path_of_subject, connection)
             _check_database(connection, volume_id, findings)
             for number, bad in enumerate(bad_chunks(connection, group.chunks, deep=deep)):
                 if not number % 256:
@@ -107,6 +110,7 @@ def check_volume(
                 if bad is not None and bad.ref.hash != LOST_HASH:
                     _tell_of_chunk(path, group, volume_id, bad, findings, deep=deep)
     except sqlite3.Error as error:
+        findings.path_of = lambda _subject: ""
         findings.add(FindingKind.DATABASE, path.name, str(error), repaired=False)
     if path.exists():
         findings.close()

@@ -59,6 +59,7 @@ from afs.volume.salvage_vnodes import rebuild_lost_vnodes, remove_impossible_vno
 from afs.volume.seal import check_seal
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.verify import check_tree
+from afs.volume.vnode_path import path_of_subject
 from afs.volume.volume_group import DRAFT_SUFFIX, VolumeGroup
 
 # Told (step, done, total); the total is 0 where it is not known.
@@ -193,6 +194,7 @@ class _Salvager:
             # What a crash leaves of the copy is thrown away.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("BEGIN")
+            self._findings.path_of = partial(path_of_subject, connection)
             rows_mended = mend_rows(
                 connection,
                 copied,
@@ -211,6 +213,7 @@ class _Salvager:
             self._progress("checking what was mended", 0, 0)
             self._check(connection, case.state)
             sqlite_schema.checkpoint(connection)
+            self._findings.path_of = lambda _subject: ""
         return case.changed
 
     def _check_seal(self) -> bool:

@@ -404,10 +404,11 @@ class SqliteVolume(Volume):
             failure = sqlite_error(error)
             if failure.code is AfsCode.VIO:
                 self._failure = failure
+            raise failure from error
+        finally:
             with contextlib.suppress(sqlite3.Error):
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
-            raise failure from error
 
     def _move_small_data(self, write: Callable[[], object]) -> None:
         """Has small data moved in a transaction; readers that looked before look again."""
@@ -422,9 +423,11 @@ class SqliteVolume(Volume):
     def _pack_some(self) -> bool:
         """Moves small data to packs or out of them, a little; whether anything was done."""
         after = self._collected_to
-        garbage = [] if after is None else rows.read_garbage(self._writer, after, SLICE_CHUNKS)
         try:
             with disk_errors(), afs_errors():
+                garbage = (
+                    [] if after is None else rows.read_garbage(self._writer, after, SLICE_CHUNKS)
+                )
                 return self._packing.step(garbage)
         except AfsError as error:
             # To collect garbage may be what helps.

@@ -24,6 +24,7 @@ _FINDING_COLUMNS = [
     Column("PART", "partition"),
     Column("KIND", "kind"),
     Column("SUBJECT", "subject", folds=True),
+    Column("PATH", "path", folds=True),
     Column("DETAIL", "detail", folds=True),
     Column("ACTION", "action", folds=True),
 ]

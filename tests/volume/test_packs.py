@@ -17,7 +17,7 @@ from afs.volume import sqlite_tables as rows
 from afs.volume.chunk_store import ChunkStore
 from afs.volume.dump import dump_pieces
 from afs.volume.packed_rows import PACK_BYTES, read_packed
-from afs.volume.packs import bytes_to_pack
+from afs.volume.packs import SmallData, bytes_to_pack
 from afs.volume.partition import Partition
 from afs.volume.restore import restore_volume
 from afs.volume.sqlite_store import SqliteVolume
@@ -258,6 +258,32 @@ def test_on_a_full_disk_data_stay_where_they_are(
     collect_all(disk_volume)
     assert packed(disk_volume)
     assert inside(disk_volume) == before
+
+
+def test_a_disk_that_fails_while_data_are_taken_back_has_changed_nothing(
+    partition: Partition, disk_volume: SqliteVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is told, the volume can be changed all the same, and a later try succeeds."""
+    made = fill(disk_volume)
+    collect_all(disk_volume)
+    disk_volume.apply([RemoveFile(ROOT, name) for name in list(made)[5:70]])
+    before, packs = inside(disk_volume), chunk_files(partition.path)
+
+    def fail(*_: object) -> bytes:
+        raise AfsError(AfsCode.VIO, "the disk fails")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SmallData, "read_ref", fail)
+        with pytest.raises(AfsError, match="VIO"):
+            disk_volume.collect()
+    assert inside(disk_volume) == before
+    make_file(disk_volume, "new", data=b"new")
+    collect_all(disk_volume)
+    assert chunk_files(partition.path) != packs
+    do(disk_volume, RemoveFile(ROOT, "new"))
+    assert {name: value for name, value in inside(disk_volume).items() if name} == {
+        name: value for name, value in before.items() if name
+    }
 
 
 def test_packs_are_durable_before_they_are_referred_to(

@@ -94,6 +94,7 @@ def test_verify_names_the_files_that_lost_data(small: Packed) -> None:
     assert list(check_partition(small.partition, deep=False)) == []
     found = list(check_partition(small.partition, deep=True))
     assert subjects(found, FindingKind.DAMAGED_CHUNK) == fids(small.fids["f7"])
+    assert [each.path for each in found] == ["/f7"]
     small.pack.unlink()
     found = list(check_partition(small.partition, deep=False))
     assert subjects(found, FindingKind.MISSING_CHUNK) == fids(

@@ -342,6 +342,7 @@ def test_a_lost_chunk_leaves_the_rest_of_the_file(
     finding = report.findings[0]
     assert finding.kind.value == f"{how} chunk"
     assert finding.subject == f"{tree.big}, position 2"
+    assert finding.path == "/d/inner/big"
     assert (report.changed, report.unrepaired) == (False, 1)
     volume = reopened(partition)
     with volume.snapshot(tree.big) as snapshot:
