@@ -16,6 +16,7 @@ from afs.volume.salvage import SalvageReport, salvage_volume
 from afs.volume.salvage_case import SalvageOptions
 from afs.volume.salvage_header import KnownIdentity
 from volserverd.core.step import Role, StepKind
+from volserverd.data_elsewhere import DataElsewhere
 from volserverd.deeds.work_state import Deeds
 from volserverd.finding import FoundVolume
 from volserverd.halves import is_move_lock, read_write_site
@@ -95,6 +96,7 @@ class SalvageWork(VolumeWork):
             options=self._wish.options,
             known=known_identity(found),
             elsewhere=others,
+            fetch=DataElsewhere(services, found.entry, loop),
             progress=progress,
             tell=_log_finding,
         )

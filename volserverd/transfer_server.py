@@ -25,6 +25,7 @@ from afs.limits import TRANSFER_MESSAGES_BUFFERED
 from afs.types import VolumeHeader, VolumeType
 from afs.v1 import fssync_pb2, vol_transfer_pb2_grpc
 from afs.v1 import vol_transfer_pb2 as pb
+from afs.volume.find_data import find_data
 from afs.volume.partition import Partition
 from afs.volume.transfer import Transfer
 from volserverd.bounded_queue import BoundedQueue
@@ -98,6 +99,18 @@ class VolTransferServicer(vol_transfer_pb2_grpc.VolTransferServicer):
             operation.ask_to_end(hung_up)
             inbox.abort(hung_up)
             intake.cancel()
+
+    async def Fetch(self, request: pb.FetchRequest, _: Any) -> pb.FetchResponse:
+        """Data that another volserver has lost; VNOVOL, or EIO if they are not here either."""
+        disk = self._services.disk
+        partition = await disk.find(request.volume_id)
+        if partition is None:
+            raise AfsError(AfsCode.VNOVOL, f"no volume {request.volume_id} here")
+        return pb.FetchResponse(
+            data=await disk.run(
+                find_data, partition, request.volume_id, request.hash, request.vnode
+            )
+        )
 
 
 async def _take_in(

@@ -165,7 +165,7 @@ REQUIREMENTS: Final = {
         ),
         "afs.v1.FSSync": dict.fromkeys(("VolumeOp", "WatchBreaks"), _ADMINISTRATOR),
         "afs.v1.VolServer": _VOL_SERVER,
-        "afs.v1.VolTransfer": {"Receive": _ADMINISTRATOR},
+        "afs.v1.VolTransfer": dict.fromkeys(("Receive", "Fetch"), _ADMINISTRATOR),
         "afs.v1.VolumeLocation": _VOLUME_LOCATION,
         "afs.v1.Protection": _PROTECTION,
         "grpc.health.v1.Health": dict.fromkeys(("Check", "List", "Watch"), _ANYONE),

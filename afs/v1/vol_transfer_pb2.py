@@ -25,43 +25,47 @@ _sym_db = _symbol_database.Default()
 from afs.v1 import types_pb2 as afs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x66s/v1/vol_transfer.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\"\x8c\x02\n\x0eReceiveRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.afs.v1.TransferOpenH\x00\x12#\n\x05round\x18\x02 \x01(\x0b\x32\x12.afs.v1.RoundStartH\x00\x12\x0e\n\x04\x64ump\x18\x03 \x01(\x0cH\x00\x12(\n\x0b\x65nd_of_dump\x18\x04 \x01(\x0b\x32\x11.afs.v1.EndOfDumpH\x00\x12 \n\x06\x63hunks\x18\x05 \x01(\x0b\x32\x0e.afs.v1.ChunksH\x00\x12*\n\x0cput_in_place\x18\x06 \x01(\x0b\x32\x12.afs.v1.PutInPlaceH\x00\x12\x1f\n\x06put_on\x18\x07 \x01(\x0b\x32\r.afs.v1.PutOnH\x00\x42\x06\n\x04kind\"\xc6\x01\n\x0cTransferOpen\x12(\n\x07purpose\x18\x01 \x01(\x0e\x32\x17.afs.v1.TransferPurpose\x12\x11\n\tvolume_id\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12 \n\x04type\x18\x04 \x01(\x0e\x32\x12.afs.v1.VolumeType\x12\x15\n\rread_write_id\x18\x05 \x01(\r\x12\x11\n\tpartition\x18\x06 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12\x0e\n\x06sender\x18\x08 \x01(\t\"\x1d\n\nRoundStart\x12\x0f\n\x07on_base\x18\x01 \x01(\x08\"\x0b\n\tEndOfDump\"\x16\n\x06\x43hunks\x12\x0c\n\x04\x64\x61ta\x18\x01 \x03(\x0c\".\n\nPutInPlace\x12\x12\n\nin_transit\x18\x01 \x01(\x08\x12\x0c\n\x04swap\x18\x02 \x01(\x08\"\x07\n\x05PutOn\"\x91\x02\n\x0fReceiveResponse\x12&\n\x05ready\x18\x01 \x01(\x0b\x32\x15.afs.v1.TransferReadyH\x00\x12(\n\x07missing\x18\x02 \x01(\x0b\x32\x15.afs.v1.MissingChunksH\x00\x12/\n\x0eround_received\x18\x03 \x01(\x0b\x32\x15.afs.v1.RoundReceivedH\x00\x12)\n\x08in_place\x18\x04 \x01(\x0b\x32\x15.afs.v1.VolumeInPlaceH\x00\x12\x1e\n\x02on\x18\x05 \x01(\x0b\x32\x10.afs.v1.VolumeOnH\x00\x12(\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x16.afs.v1.TransferFailedH\x00\x42\x06\n\x04kind\"\x94\x01\n\rTransferReady\x12\x18\n\x10\x62\x61se_incarnation\x18\x01 \x01(\t\x12\x1b\n\x13\x62\x61se_change_counter\x18\x02 \x01(\x04\x12\x13\n\x0b\x66ile_server\x18\x03 \x01(\t\x12\x12\n\nvol_server\x18\x04 \x01(\t\x12\x11\n\tpartition\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\"X\n\rMissingChunks\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x14\n\x0ctotal_chunks\x18\x04 \x01(\x04\"\x0f\n\rRoundReceived\"Q\n\rVolumeInPlace\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x16\n\x0e\x63hange_counter\x18\x02 \x01(\x04\x12\x13\n\x0b\x65xclusive_s\x18\x03 \x01(\x01\"\x1f\n\x08VolumeOn\x12\x13\n\x0bgive_back_s\x18\x01 \x01(\x01\".\n\x0eTransferFailed\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t*o\n\x0fTransferPurpose\x12 \n\x1cTRANSFER_PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rTRANSFER_MOVE\x10\x01\x12\x11\n\rTRANSFER_COPY\x10\x02\x12\x14\n\x10TRANSFER_RELEASE\x10\x03\x32M\n\x0bVolTransfer\x12>\n\x07Receive\x12\x16.afs.v1.ReceiveRequest\x1a\x17.afs.v1.ReceiveResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x66s/v1/vol_transfer.proto\x12\x06\x61\x66s.v1\x1a\x12\x61\x66s/v1/types.proto\">\n\x0c\x46\x65tchRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\r\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\r\n\x05vnode\x18\x03 \x01(\r\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x8c\x02\n\x0eReceiveRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.afs.v1.TransferOpenH\x00\x12#\n\x05round\x18\x02 \x01(\x0b\x32\x12.afs.v1.RoundStartH\x00\x12\x0e\n\x04\x64ump\x18\x03 \x01(\x0cH\x00\x12(\n\x0b\x65nd_of_dump\x18\x04 \x01(\x0b\x32\x11.afs.v1.EndOfDumpH\x00\x12 \n\x06\x63hunks\x18\x05 \x01(\x0b\x32\x0e.afs.v1.ChunksH\x00\x12*\n\x0cput_in_place\x18\x06 \x01(\x0b\x32\x12.afs.v1.PutInPlaceH\x00\x12\x1f\n\x06put_on\x18\x07 \x01(\x0b\x32\r.afs.v1.PutOnH\x00\x42\x06\n\x04kind\"\xc6\x01\n\x0cTransferOpen\x12(\n\x07purpose\x18\x01 \x01(\x0e\x32\x17.afs.v1.TransferPurpose\x12\x11\n\tvolume_id\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12 \n\x04type\x18\x04 \x01(\x0e\x32\x12.afs.v1.VolumeType\x12\x15\n\rread_write_id\x18\x05 \x01(\r\x12\x11\n\tpartition\x18\x06 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12\x0e\n\x06sender\x18\x08 \x01(\t\"\x1d\n\nRoundStart\x12\x0f\n\x07on_base\x18\x01 \x01(\x08\"\x0b\n\tEndOfDump\"\x16\n\x06\x43hunks\x12\x0c\n\x04\x64\x61ta\x18\x01 \x03(\x0c\".\n\nPutInPlace\x12\x12\n\nin_transit\x18\x01 \x01(\x08\x12\x0c\n\x04swap\x18\x02 \x01(\x08\"\x07\n\x05PutOn\"\x91\x02\n\x0fReceiveResponse\x12&\n\x05ready\x18\x01 \x01(\x0b\x32\x15.afs.v1.TransferReadyH\x00\x12(\n\x07missing\x18\x02 \x01(\x0b\x32\x15.afs.v1.MissingChunksH\x00\x12/\n\x0eround_received\x18\x03 \x01(\x0b\x32\x15.afs.v1.RoundReceivedH\x00\x12)\n\x08in_place\x18\x04 \x01(\x0b\x32\x15.afs.v1.VolumeInPlaceH\x00\x12\x1e\n\x02on\x18\x05 \x01(\x0b\x32\x10.afs.v1.VolumeOnH\x00\x12(\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x16.afs.v1.TransferFailedH\x00\x42\x06\n\x04kind\"\x94\x01\n\rTransferReady\x12\x18\n\x10\x62\x61se_incarnation\x18\x01 \x01(\t\x12\x1b\n\x13\x62\x61se_change_counter\x18\x02 \x01(\x04\x12\x13\n\x0b\x66ile_server\x18\x03 \x01(\t\x12\x12\n\nvol_server\x18\x04 \x01(\t\x12\x11\n\tpartition\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\"X\n\rMissingChunks\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x14\n\x0ctotal_chunks\x18\x04 \x01(\x04\"\x0f\n\rRoundReceived\"Q\n\rVolumeInPlace\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x16\n\x0e\x63hange_counter\x18\x02 \x01(\x04\x12\x13\n\x0b\x65xclusive_s\x18\x03 \x01(\x01\"\x1f\n\x08VolumeOn\x12\x13\n\x0bgive_back_s\x18\x01 \x01(\x01\".\n\x0eTransferFailed\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t*o\n\x0fTransferPurpose\x12 \n\x1cTRANSFER_PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rTRANSFER_MOVE\x10\x01\x12\x11\n\rTRANSFER_COPY\x10\x02\x12\x14\n\x10TRANSFER_RELEASE\x10\x03\x32\x83\x01\n\x0bVolTransfer\x12>\n\x07Receive\x12\x16.afs.v1.ReceiveRequest\x1a\x17.afs.v1.ReceiveResponse(\x01\x30\x01\x12\x34\n\x05\x46\x65tch\x12\x14.afs.v1.FetchRequest\x1a\x15.afs.v1.FetchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'afs.v1.vol_transfer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSFERPURPOSE']._serialized_start=1352
-  _globals['_TRANSFERPURPOSE']._serialized_end=1463
-  _globals['_RECEIVEREQUEST']._serialized_start=58
-  _globals['_RECEIVEREQUEST']._serialized_end=326
-  _globals['_TRANSFEROPEN']._serialized_start=329
-  _globals['_TRANSFEROPEN']._serialized_end=527
-  _globals['_ROUNDSTART']._serialized_start=529
-  _globals['_ROUNDSTART']._serialized_end=558
-  _globals['_ENDOFDUMP']._serialized_start=560
-  _globals['_ENDOFDUMP']._serialized_end=571
-  _globals['_CHUNKS']._serialized_start=573
-  _globals['_CHUNKS']._serialized_end=595
-  _globals['_PUTINPLACE']._serialized_start=597
-  _globals['_PUTINPLACE']._serialized_end=643
-  _globals['_PUTON']._serialized_start=645
-  _globals['_PUTON']._serialized_end=652
-  _globals['_RECEIVERESPONSE']._serialized_start=655
-  _globals['_RECEIVERESPONSE']._serialized_end=928
-  _globals['_TRANSFERREADY']._serialized_start=931
-  _globals['_TRANSFERREADY']._serialized_end=1079
-  _globals['_MISSINGCHUNKS']._serialized_start=1081
-  _globals['_MISSINGCHUNKS']._serialized_end=1169
-  _globals['_ROUNDRECEIVED']._serialized_start=1171
-  _globals['_ROUNDRECEIVED']._serialized_end=1186
-  _globals['_VOLUMEINPLACE']._serialized_start=1188
-  _globals['_VOLUMEINPLACE']._serialized_end=1269
-  _globals['_VOLUMEON']._serialized_start=1271
-  _globals['_VOLUMEON']._serialized_end=1302
-  _globals['_TRANSFERFAILED']._serialized_start=1304
-  _globals['_TRANSFERFAILED']._serialized_end=1350
-  _globals['_VOLTRANSFER']._serialized_start=1465
-  _globals['_VOLTRANSFER']._serialized_end=1542
+  _globals['_TRANSFERPURPOSE']._serialized_start=1447
+  _globals['_TRANSFERPURPOSE']._serialized_end=1558
+  _globals['_FETCHREQUEST']._serialized_start=57
+  _globals['_FETCHREQUEST']._serialized_end=119
+  _globals['_FETCHRESPONSE']._serialized_start=121
+  _globals['_FETCHRESPONSE']._serialized_end=150
+  _globals['_RECEIVEREQUEST']._serialized_start=153
+  _globals['_RECEIVEREQUEST']._serialized_end=421
+  _globals['_TRANSFEROPEN']._serialized_start=424
+  _globals['_TRANSFEROPEN']._serialized_end=622
+  _globals['_ROUNDSTART']._serialized_start=624
+  _globals['_ROUNDSTART']._serialized_end=653
+  _globals['_ENDOFDUMP']._serialized_start=655
+  _globals['_ENDOFDUMP']._serialized_end=666
+  _globals['_CHUNKS']._serialized_start=668
+  _globals['_CHUNKS']._serialized_end=690
+  _globals['_PUTINPLACE']._serialized_start=692
+  _globals['_PUTINPLACE']._serialized_end=738
+  _globals['_PUTON']._serialized_start=740
+  _globals['_PUTON']._serialized_end=747
+  _globals['_RECEIVERESPONSE']._serialized_start=750
+  _globals['_RECEIVERESPONSE']._serialized_end=1023
+  _globals['_TRANSFERREADY']._serialized_start=1026
+  _globals['_TRANSFERREADY']._serialized_end=1174
+  _globals['_MISSINGCHUNKS']._serialized_start=1176
+  _globals['_MISSINGCHUNKS']._serialized_end=1264
+  _globals['_ROUNDRECEIVED']._serialized_start=1266
+  _globals['_ROUNDRECEIVED']._serialized_end=1281
+  _globals['_VOLUMEINPLACE']._serialized_start=1283
+  _globals['_VOLUMEINPLACE']._serialized_end=1364
+  _globals['_VOLUMEON']._serialized_start=1366
+  _globals['_VOLUMEON']._serialized_end=1397
+  _globals['_TRANSFERFAILED']._serialized_start=1399
+  _globals['_TRANSFERFAILED']._serialized_end=1445
+  _globals['_VOLTRANSFER']._serialized_start=1561
+  _globals['_VOLTRANSFER']._serialized_end=1692
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,11 @@ class VolTransferStub:
                 request_serializer=afs_dot_v1_dot_vol__transfer__pb2.ReceiveRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_vol__transfer__pb2.ReceiveResponse.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_unary(
+                '/afs.v1.VolTransfer/Fetch',
+                request_serializer=afs_dot_v1_dot_vol__transfer__pb2.FetchRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_vol__transfer__pb2.FetchResponse.FromString,
+                _registered_method=True)
 
 
 class VolTransferServicer:
@@ -61,6 +66,13 @@ class VolTransferServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fetch(self, request, context):
+        """Data that the caller has lost. VNOVOL if there is no such volume here, EIO if it does not have them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VolTransferServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -68,6 +80,11 @@ def add_VolTransferServicer_to_server(servicer, server):
                     servicer.Receive,
                     request_deserializer=afs_dot_v1_dot_vol__transfer__pb2.ReceiveRequest.FromString,
                     response_serializer=afs_dot_v1_dot_vol__transfer__pb2.ReceiveResponse.SerializeToString,
+            ),
+            'Fetch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=afs_dot_v1_dot_vol__transfer__pb2.FetchRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_vol__transfer__pb2.FetchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +114,33 @@ class VolTransfer:
             '/afs.v1.VolTransfer/Receive',
             afs_dot_v1_dot_vol__transfer__pb2.ReceiveRequest.SerializeToString,
             afs_dot_v1_dot_vol__transfer__pb2.ReceiveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afs.v1.VolTransfer/Fetch',
+            afs_dot_v1_dot_vol__transfer__pb2.FetchRequest.SerializeToString,
+            afs_dot_v1_dot_vol__transfer__pb2.FetchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,8 @@ class VolTransferStub:
     A stream that ends before `in_place` leaves nothing behind. One that ends after it and before `on` leaves half of a
     move, of which the location database says whether it lives.
     """
+    Fetch: _grpc.UnaryUnaryMultiCallable[_vol_transfer_pb2.FetchRequest, _vol_transfer_pb2.FetchResponse]
+    """Data that the caller has lost. VNOVOL if there is no such volume here, EIO if it does not have them."""
 
 @_typing.type_check_only
 class VolTransferAsyncStub(VolTransferStub):
@@ -63,6 +65,8 @@ class VolTransferAsyncStub(VolTransferStub):
     A stream that ends before `in_place` leaves nothing behind. One that ends after it and before `on` leaves half of a
     move, of which the location database says whether it lives.
     """
+    Fetch: _aio.UnaryUnaryMultiCallable[_vol_transfer_pb2.FetchRequest, _vol_transfer_pb2.FetchResponse]  # type: ignore[assignment]
+    """Data that the caller has lost. VNOVOL if there is no such volume here, EIO if it does not have them."""
 
 class VolTransferServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -83,5 +87,13 @@ class VolTransferServicer(metaclass=_abc_1.ABCMeta):
         A stream that ends before `in_place` leaves nothing behind. One that ends after it and before `on` leaves half of a
         move, of which the location database says whether it lives.
         """
+
+    @_abc_1.abstractmethod
+    def Fetch(
+        self,
+        request: _vol_transfer_pb2.FetchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vol_transfer_pb2.FetchResponse, _abc.Awaitable[_vol_transfer_pb2.FetchResponse]]:
+        """Data that the caller has lost. VNOVOL if there is no such volume here, EIO if it does not have them."""
 
 def add_VolTransferServicer_to_server(servicer: VolTransferServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -42,7 +42,7 @@ from afs.volume.chunk_store import ChunkStore, disk_errors
 from afs.volume.flock import FileLock
 from afs.volume.partition import Partition
 from afs.volume.salvage_case import Case, SalvageOptions
-from afs.volume.salvage_chunks import mend_chunks
+from afs.volume.salvage_chunks import ChunkSources, Fetch, mend_chunks, nobody_has
 from afs.volume.salvage_copy import Copied, copy_database
 from afs.volume.salvage_data import mend_data
 from afs.volume.salvage_header import (
@@ -89,6 +89,7 @@ def salvage_volume(
     options: SalvageOptions = _AS_USUAL,
     known: KnownIdentity = _NOBODY_KNOWS,
     elsewhere: Sequence[Partition] = (),
+    fetch: Fetch = nobody_has,
     clock_ns: Callable[[], int] = time.time_ns,
     tell: Callable[[Finding], None] | None = None,
     progress: Progress = lambda _step, _done, _total: None,
@@ -102,6 +103,7 @@ def salvage_volume(
         options: what is to become of orphans and of files that lost data.
         known: what the location database says of it, should its header be lost.
         elsewhere: further partitions whose chunks may take the place of lost ones.
+        fetch: asks other servers for what is lost here.
         clock_ns: the wall clock, nanoseconds since the Unix epoch.
         tell: gets each finding at once.
         progress: is told how far it is.
@@ -122,7 +124,11 @@ def salvage_volume(
         Findings(volume_id, tell),
         options,
         known,
-        [store for other in (partition, *elsewhere) for store in _stores(other, group)],
+        ChunkSources(
+            group.chunks,
+            [store for other in (partition, *elsewhere) for store in _stores(other, group)],
+            fetch,
+        ),
         clock_ns(),
         progress,
         dry_run=dry_run,
@@ -144,7 +150,7 @@ class _Salvager:
         findings: Findings,
         options: SalvageOptions,
         known: KnownIdentity,
-        others: Sequence[ChunkStore],
+        sources: ChunkSources,
         now_ns: int,
         progress: Progress,
         *,
@@ -155,7 +161,7 @@ class _Salvager:
         self._findings = findings
         self._options = options
         self._known = known
-        self._others = others
+        self._sources = sources
         self._now_ns = now_ns
         self._progress = progress
         self._dry_run = dry_run
@@ -308,8 +314,7 @@ class _Salvager:
         mend_data(case, copied)
         mend_chunks(
             case,
-            self._group.chunks,
-            self._others,
+            self._sources,
             owner,
             dry_run=self._dry_run,
             progress=self._progress,
