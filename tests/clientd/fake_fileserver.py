@@ -457,9 +457,12 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             raise AfsError(AfsCode.ENOENT, request.name)
         node = self.nodes[directory.names[request.name]]
         self.remove(request.name, directory.vnode.fid)
-        return file_server_pb2.RemoveFileResponse(
-            directory_status=status_to_wire(directory.vnode),
-            status=status_to_wire(replace(node.vnode, link_count=0)),
+        return await self._end(
+            "RemoveFile",
+            file_server_pb2.RemoveFileResponse(
+                directory_status=status_to_wire(directory.vnode),
+                status=status_to_wire(replace(node.vnode, link_count=0)),
+            ),
         )
 
     async def RemoveDir(self, request: Any, context: Any) -> Any:
@@ -483,10 +486,13 @@ class FakeFileServer(_FileServer, _CallBackChannel, _VolumeLocation):  # type: i
             self._touch(new)
         if replaced is not None:
             del self.nodes[replaced]
-        return file_server_pb2.RenameResponse(
-            old_directory_status=status_to_wire(old.vnode),
-            new_directory_status=status_to_wire(new.vnode),
-            status=status_to_wire(self.nodes[fid].vnode),
+        return await self._end(
+            "Rename",
+            file_server_pb2.RenameResponse(
+                old_directory_status=status_to_wire(old.vnode),
+                new_directory_status=status_to_wire(new.vnode),
+                status=status_to_wire(self.nodes[fid].vnode),
+            ),
         )
 
     async def GetVolumeStatus(self, request: Any, context: Any) -> Any:
