@@ -180,6 +180,10 @@ class FileOperations:
                 self._services.open_files.forget(fid)
             await self._services.vnode_changes.to_the_end(handle.file.close())
             self._stored(handle)
+        except AfsError:
+            # The kernel has what was written; nobody else ever will.
+            self._tree.kernel.stale(fid)
+            raise
         finally:
             for owner in handle.lock_owners:
                 if owner.family is LockFamily.FLOCK or not handle.file.writable:

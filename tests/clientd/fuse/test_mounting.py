@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -150,3 +151,48 @@ from clientd.fuse import mount_table
 descriptor = os.open("/dev/fuse", os.O_RDWR)
 mount_table.mount(Path(sys.argv[1]), f"fd={descriptor},rootmode=40000,user_id=0,group_id=0")
 """
+
+
+async def test_stopped_client_stores_what_was_written(
+    server: FakeFileServer, tmp_path: Path, place: Path
+) -> None:
+    """By a program that has not closed it yet."""
+    fid = server.add("f", b"")
+    async with running_process(tmp_path, server, f"--mount={place}") as process:
+
+        def write() -> int:
+            descriptor = os.open(place / "home/f", os.O_WRONLY)
+            os.write(descriptor, b"data")
+            return descriptor
+
+        descriptor = await do(write)
+        assert server.nodes[fid].data == b""
+        assert await process.end() == 0
+        assert server.nodes[fid].data == b"data"
+        with pytest.raises(OSError, match=r"endpoint|abort"):
+            await do(os.close, descriptor)
+
+
+async def test_removed_open_file_of_a_killed_client_goes_with_the_next_mount(
+    server: FakeFileServer, tmp_path: Path, place: Path
+) -> None:
+    """Its other name was written down."""
+    server.add("f", b"x")
+    async with running_process(tmp_path, server, f"--mount={place}") as process:
+
+        def remove() -> int:
+            descriptor = os.open(place / "home/f", os.O_RDONLY)
+            (place / "home/f").unlink()
+            return descriptor
+
+        descriptor = await do(remove)
+        (name,) = server.nodes[server.root].names
+        assert name.startswith(".__afs")
+        process.popen.send_signal(signal.SIGKILL)
+        await until_ended(process.popen)
+        await until_gone(place)
+    await do(os.close, descriptor)
+    async with running_process(tmp_path, server, f"--mount={place}"):
+        async with asyncio.timeout(PATIENCE_S):
+            while server.nodes[server.root].names:
+                await asyncio.sleep(0.01)
