@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
@@ -21,6 +22,10 @@ from clientd.volume_calls import VolumeCalls
 # A directory with at most so many names is read whole when one of them is looked up: that is one
 # call, and the next look-ups in it cost none. In a larger one names are looked up one by one.
 READ_WHOLE_NAMES: Final = 5000
+# Until that has cost as much as reading it: a look-up does as much as so many names of a listing.
+NAMES_PER_LOOK_UP: Final = 300
+# Large directories in which look-ups are counted; those longest untouched begin anew.
+MAX_COUNTED: Final = 1000
 # Largest listing that is kept; a larger directory can be listed, but is read each time.
 KEEP_NAMES: Final = 100_000
 
@@ -58,6 +63,7 @@ class Directories:
         self._statuses = statuses
         self._journal = journal
         self._flights: SingleFlight[Fid, Listed] = SingleFlight()
+        self._looked_up: OrderedDict[Fid, int] = OrderedDict()
 
     async def find(self, volume: VolumeCalls, directory: Fid, name: str) -> Found:
         """The entry that `name` stands for.
@@ -75,12 +81,22 @@ class Directories:
         found = listing.find(name) if listing is not None else UNKNOWN
         if found is not UNKNOWN:
             return Found(found, known.source)
-        if known.vnode.length > READ_WHOLE_NAMES:
+        if known.vnode.length > READ_WHOLE_NAMES and self._is_rather_looked_up(known.vnode):
             return Found(await self._look_up(volume, directory, name), Source.FILE_SERVER)
         listed = await self.list_all(volume, directory)
         found = listed.listing.find(name)
         assert found is not UNKNOWN
         return Found(found, listed.source)
+
+    def _is_rather_looked_up(self, directory: Vnode) -> bool:
+        """True while looking names up one by one has been the cheaper way; counts this one."""
+        looked_up = self._looked_up.pop(directory.fid, 0) + 1
+        if looked_up * NAMES_PER_LOOK_UP > directory.length and directory.length <= KEEP_NAMES:
+            return False
+        self._looked_up[directory.fid] = looked_up
+        if len(self._looked_up) > MAX_COUNTED:
+            self._looked_up.popitem(last=False)
+        return True
 
     async def list_all(self, volume: VolumeCalls, directory: Fid) -> Listed:
         """All names of a directory.

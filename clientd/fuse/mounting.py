@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -24,6 +25,8 @@ from clientd.fuse import mount_table
 from clientd.fuse.mount_table import FILE_SYSTEM, FUSERMOUNT_TIMEOUT_S, SOURCE
 
 DEVICE: Final = "/dev/fuse"
+# What the kernel reads ahead of a program: one READ of the size of a WRITE.
+READ_AHEAD_KIB: Final = 1024
 # How long a guard may take to see that its mount is gone.
 _GUARD_END_S: Final = 5.0
 
@@ -69,10 +72,9 @@ class KernelMount:
             await _end_guard(guard)
             raise
         os.set_blocking(descriptor, False)
-        mounted = await asyncio.to_thread(mount_table.mounted_at, path)
+        device = await asyncio.to_thread(_settle, path)
         assert guard.stdin is not None
-        if mounted is not None:
-            guard.stdin.write(mounted.device.encode())
+        guard.stdin.write(device.encode())
         return cls(path, descriptor, guard)
 
     async def unmount(self) -> None:
@@ -129,6 +131,18 @@ def _mount(path: Path, allow_other: bool) -> int:  # noqa: FBT001 - called by to
         return _mount_by_program(path, allow_other=allow_other)
     except OSError as error:
         raise _refused(path, error) from None
+
+
+def _settle(path: Path) -> str:
+    """Has the kernel read ahead as far as one READ can; returns the mount's device, "" if gone."""
+    mounted = mount_table.mounted_at(path)
+    if mounted is None:
+        return ""
+    # Only root may, and not in every container: then reads are smaller.
+    with contextlib.suppress(OSError):
+        setting = Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb")
+        setting.write_text(str(READ_AHEAD_KIB), encoding="ascii")
+    return mounted.device
 
 
 def _mount_as_root(path: Path, *, allow_other: bool) -> int:

@@ -279,7 +279,8 @@ class Session:
         return abi.INIT_OUT.pack(
             abi.MAJOR,
             self.minor,
-            offered.max_readahead,
+            # The kernel takes the least of this and what the mount is set to.
+            MAX_WRITE_BYTES,
             self.flags & 0xFFFFFFFF,
             MAX_BACKGROUND,
             MAX_BACKGROUND * 3 // 4,

@@ -17,6 +17,7 @@ def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts as large here."""
     monkeypatch.setattr(directories, "READ_WHOLE_NAMES", 10)
     monkeypatch.setattr(directories, "KEEP_NAMES", 50)
+    monkeypatch.setattr(directories, "NAMES_PER_LOOK_UP", 2)
 
 
 async def test_names_are_looked_up_one_by_one(
@@ -41,6 +42,19 @@ async def test_names_are_looked_up_one_by_one(
     with pytest.raises(AfsError, match="ENOENT"):
         await program.stat("/home/missing")
     assert (server.calls["Lookup"], server.calls["ReadDir"]) == (4, 1)
+
+
+async def test_directory_is_read_when_that_would_have_been_cheaper(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """After so many look-ups as a listing costs; then names cost nothing."""
+    for number in range(20):
+        server.add(f"f{number}", b"x")
+    await program.stat("/home/f0")
+    await program.until_leased()
+    for number in range(20):
+        await program.stat(f"/home/f{number}")
+    assert (server.calls["Lookup"], server.calls["ReadDir"]) == (10, 1)
 
 
 async def test_directory_too_large_to_keep_is_read_each_time(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from afs.errors import AfsCode, AfsError
-from clientd.fuse.mount_table import is_dead, mounted_at, unmount
+from clientd.fuse.mount_table import FILE_SYSTEM, is_dead, mounted_at, unmount
 from clientd.fuse.mounting import KernelMount
 from tests.clientd.fake_fileserver import FakeFileServer
 from tests.clientd.fuse.mounted import PATIENCE_S, do, mounted_cell, needs_fuse
@@ -196,3 +197,19 @@ async def test_removed_open_file_of_a_killed_client_goes_with_the_next_mount(
         async with asyncio.timeout(PATIENCE_S):
             while server.nodes[server.root].names:
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs the program fusermount3")
+async def test_others_than_root_mount_by_the_program(
+    server: FakeFileServer, program: LocalProgram, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hands the descriptor over, and unmounts."""
+    server.add("f", b"data")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    await program.client.mounts.mount(place)
+    found = mounted_at(place)
+    assert found is not None
+    assert found.type == FILE_SYSTEM
+    assert await do((place / "home/f").read_bytes) == b"data"
+    await program.client.mounts.unmount()
+    assert mounted_at(place) is None

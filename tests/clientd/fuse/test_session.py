@@ -68,7 +68,7 @@ async def test_init_agrees_on_what_both_can(kernel: Kernel) -> None:
     kernel.ask(Opcode.INIT, 1, abi.INIT_IN.pack(7, 33, 65536, offered))
     unique, error, payload = await kernel.answer()
     major, minor, readahead, flags, *_ = abi.INIT_OUT.unpack(payload)
-    assert (unique, error, major, minor, readahead) == (1, 0, 7, 33, 65536)
+    assert (unique, error, major, minor, readahead) == (1, 0, 7, 33, session.MAX_WRITE_BYTES)
     assert flags == InitFlag.ASYNC_READ | InitFlag.MAX_PAGES
     assert kernel.session.initialized.is_set()
     assert kernel.session.minor == 33
