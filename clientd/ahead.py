@@ -59,12 +59,15 @@ class Ahead:
         # Fileservers that cannot do it.
         self._without: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        # What is on its way to the disk.
+        self._keeping: set[asyncio.Task[None]] = set()
+        self._unkept_bytes = 0
 
     async def stop(self) -> None:
         """Ends what is under way."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._keeping, return_exceptions=True)
 
     async def about_to_read(self, volume: VolumeCalls, fid: Fid) -> bool:
         """Has a file brought, with those that follow it, if that pays.
@@ -142,7 +145,7 @@ class Ahead:
                 self._journal.tell(
                     "data.fetched", server=ticket.server, fids=[key.fid for key, _ in came]
                 )
-                await self._disk.put_all(came)
+                await self._keep(came)
 
     def _take_in(
         self, volume: VolumeCalls, fid: Fid, result: pb.BulkFetchResult, ticket: Ticket
@@ -165,6 +168,20 @@ class Ahead:
             _, gone = self._data.popitem(last=False)
             self.used_bytes -= len(gone)
         return key, result.data
+
+    async def _keep(self, came: Sequence[tuple[PieceKey, bytes]]) -> None:
+        """Puts data into the disk cache; nobody waits for that unless the disk falls behind."""
+        size = sum(len(data) for _, data in came)
+        while self._unkept_bytes > MEMORY_BYTES // 2:
+            await asyncio.wait(self._keeping, return_when=asyncio.FIRST_COMPLETED)
+        self._unkept_bytes += size
+        task = asyncio.create_task(self._disk.put_all(came))
+        self._keeping.add(task)
+        task.add_done_callback(lambda task: self._kept(task, size))
+
+    def _kept(self, task: asyncio.Task[None], size: int) -> None:
+        self._keeping.discard(task)
+        self._unkept_bytes -= size
 
     def _landed(self, fid: Fid) -> None:
         """Whoever waits for the file looks for it now."""

@@ -32,7 +32,7 @@ GROWTH: Final = 4
 # Bytes of one batch, as far as they are known: below what one answer has.
 BATCH_BYTES: Final = 2 * MIB
 # Names that may be skipped between two files that are read in order.
-SKIP: Final = 64
+SKIP: Final = 8
 # Names looked at for one batch, so that a large directory does not hold up the event loop.
 MAX_LOOKED_AT: Final = 4000
 # Directories remembered; those longest unused begin anew.
