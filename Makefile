@@ -28,8 +28,8 @@ $(STAMP): requirements-dev.lock pyproject.toml
 demo: $(STAMP) ## the story of 2002, told by a cell of real processes on real files
 	@$(BIN)/python -m demo
 
-cell: $(STAMP) ## a one-machine cell in the foreground, data under var/, until Ctrl-C
-	@$(BIN)/afsctl cell up --foreground --dir var
+cell: $(STAMP) ## a one-machine cell in the foreground, data under var/, until Ctrl-C (MOUNT=DIR mounts it)
+	@$(BIN)/afsctl cell up --foreground --dir var $(if $(MOUNT),--mount "$(MOUNT)")
 
 sim: $(STAMP) ## histories of a simulated cell: make sim SEED=… STEPS=… (a fresh seed, 1,000,000 steps)
 	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))

@@ -117,6 +117,7 @@ class Cell:
         servers: int = 1,
         partitions: int = 1,
         clients: int = 1,
+        mounts: Sequence[Path | str] = (),
         break_policy: str = "later",
         lease_s: float | None = None,
         settings: Settings | None = None,
@@ -132,6 +133,8 @@ class Cell:
             servers: how many pairs of afsd and volserverd.
             partitions: how many of each server: `vicepa`, `vicepb` and so on.
             clients: how many clientd.
+            mounts: where the first client is mounted, the second one and so on; made if they are
+                not there. Clients beyond these are not mounted.
             break_policy: `later`, `sync`, `ack-first` or `hot-thread`.
             ports: the default ones, or any that are free.
             dies_with_owner: False: the cell runs on when this process ends.
@@ -143,13 +146,18 @@ class Cell:
                 module).
 
         Raises:
-            CellError: a cell runs in the directory already, or a daemon did not start; then nothing
-                is left running.
+            CellError: a cell runs in the directory already, a daemon did not start, or there are
+                more mounts than clients; then nothing is left running.
         """
         root = Path(directory).absolute()
-        extra = {"afsd": {"break_policy": break_policy}}
+        extra: dict[str, dict[str, Setting]] = {"afsd": {"break_policy": break_policy}}
         if lease_s is not None:
-            extra["afsd"]["channel_lease_s"] = str(lease_s)
+            extra["afsd"]["channel_lease_s"] = lease_s
+        if len(mounts) > clients:
+            raise CellError(f"{len(mounts)} mounts need as many clients, not {clients}")
+        points = [Path(mount).absolute() for mount in mounts]
+        for index, point in enumerate(points):
+            extra[f"clientd-{index}"] = {"mount": point}
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -169,7 +177,7 @@ class Cell:
                 settings=merged(extra, settings or {}),
                 programs=programs or {},
             )
-            _make_all(plan.directories())
+            _make_all((*plan.directories(), *points))
             records = tuple(DaemonRecord(daemon, None) for daemon in plan.daemons())
             cell = cls(
                 root,

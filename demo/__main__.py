@@ -19,6 +19,7 @@ from demo.client import Content, DemoClient, digest_of
 from demo.crash import kill_and_restart
 from demo.findings import WIDTH, Act, Findings
 from demo.give_back import backup, give_back_with_a_frozen_client
+from demo.mounted import digest, digests, files_with, why_no_mount
 from demo.observer import Observer, steady_s
 
 CLIENTS: Final = ("client 1", "client 2", "client 3")
@@ -41,6 +42,9 @@ class Demo:
         self._findings = findings
         self._tree = directory / "tree"
         self._cell_dir = directory / "cell"
+        self._no_mount = why_no_mount()
+        # Client 1's, where there can be one.
+        self._mount = directory / "afs"
         self._acts: dict[str, Act] = {}
 
     async def run(self) -> None:
@@ -59,6 +63,7 @@ class Demo:
                 ]
                 contents = await self._read_all(cell, clients)
                 await self._read_warm(cell, clients[0], contents)
+                await self._read_mounted(cell)
                 new = self._make_changed_dump()
                 alone_s = await backup(cell, OTHER_VOLUME)
                 await self._give_back(cell, clients, self._directory / "changed.dump", new)
@@ -90,7 +95,8 @@ class Demo:
     def _start(self, policy: str) -> Cell:
         if policy != "later":
             self._findings.chapter(f"The same with --break-policy {policy}: what the mail is about")
-        return Cell.start(self._cell_dir, clients=len(CLIENTS), break_policy=policy)
+        mounts = () if self._no_mount else (self._mount,)
+        return Cell.start(self._cell_dir, clients=len(CLIENTS), mounts=mounts, break_policy=policy)
 
     def _afsctl(self, *arguments: str) -> None:
         """Runs a command of the command line, shown as a user would type it."""
@@ -143,6 +149,34 @@ class Demo:
         }
         self._findings.check("warm reads do not reach the fileserver", kept=calls == 0 and same)
 
+    async def _read_mounted(self, cell: Cell) -> None:
+        self._findings.chapter("Any program: client 1 is mounted")
+        if self._no_mount:
+            self._findings.say(f"not here: {self._no_mount}; the story goes on without")
+            return
+        root = self._mount / VOLUME
+        self._findings.say(f"clientd --mount afs: the volume is afs/{VOLUME}")
+        on_disk = await digests(self._tree)
+        right = await digests(root) == on_disk
+        same = await files_with("import asyncio", root) == await files_with(
+            "import asyncio", self._tree
+        )
+        self._findings.check(
+            "every file on the mount is what is on the disk, and grep -r finds the same",
+            kept=right and same,
+        )
+        async with Observer(cell.file_server) as observer:
+            before = await observer.client_calls()
+            began = steady_s()
+            again = await digests(root)
+            took = steady_s() - began
+            calls = await observer.client_calls() - before
+        self._findings.say(
+            f"all of it again, by open and read: {len(again) / took:,.0f} files/s,"
+            f" {calls} calls to the fileserver"
+        )
+        self._findings.check("nor do warm reads through the mount", kept=calls == 0)
+
     def _make_changed_dump(self) -> str:
         """Prepares the volume's next state elsewhere and dumps it; digest of the changed file."""
         self._findings.chapter("The volume's next state is prepared beside it, and dumped")
@@ -155,14 +189,12 @@ class Demo:
         self._afsctl("vos", "remove", "next")
         return digest_of(new.read_bytes())
 
-    async def _give_back(
-        self, cell: Cell, clients: list[DemoClient], dump: Path, digest: str
-    ) -> None:
+    async def _give_back(self, cell: Cell, clients: list[DemoClient], dump: Path, new: str) -> None:
         policy = cell.break_policy
         if policy == "later":
             self._findings.chapter("A client is frozen; the volserver restores over the volume")
         act = await give_back_with_a_frozen_client(
-            cell, clients, VOLUME, OTHER_VOLUME, dump, f"/{VOLUME}/{CHANGED}", digest
+            cell, clients, VOLUME, OTHER_VOLUME, dump, f"/{VOLUME}/{CHANGED}", new
         )
         self._acts[policy] = act
         self._findings.say(
@@ -195,6 +227,9 @@ class Demo:
         self._findings.check(
             "the thawed client's first answer was the new contents", kept=act.is_thawed_fresh
         )
+        if not self._no_mount:
+            shown = await digest(self._mount / VOLUME / CHANGED)
+            self._findings.check("a program on the mount reads them too", kept=shown == new)
 
     async def _crash(
         self, cell: Cell, clients: list[DemoClient], contents: dict[str, Content]

@@ -73,6 +73,12 @@ def up(
         int, typer.Option(help="How many of each server.", min=1, max=MAX_PARTITIONS)
     ] = 1,
     clients: Annotated[int, typer.Option(help="How many clientd.", min=0, max=1000)] = 1,
+    mount: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--mount", metavar="DIR", help="Mount the first client here; again: the second one."
+        ),
+    ] = None,
     break_policy: Annotated[
         str, typer.Option(help="later, sync, ack-first or hot-thread.")
     ] = "later",
@@ -105,6 +111,7 @@ def up(
         servers=servers,
         partitions=partitions,
         clients=clients,
+        mounts=mount or (),
         break_policy=break_policy,
         lease_s=lease_s,
         settings=settings,

@@ -70,6 +70,24 @@ def processes(cell: Cell) -> list[ProcessIdentity]:
     return [daemon.process for daemon in cell.daemons if daemon.process is not None]
 
 
+def test_mounts_are_the_first_clients(tmp_path: Path) -> None:
+    """Each mount is a client's own, made if it is not there; the other clients have none."""
+    points = [tmp_path / "one", tmp_path / "two"]
+    with Cell.start(tmp_path / "cell", clients=3, mounts=points, programs=PROGRAMS) as cell:
+        said = [
+            argv[argv.index("--mount") + 1] if "--mount" in argv else None
+            for argv in (client.plan.argv for client in cell.clientds)
+        ]
+    assert said == [*map(str, points), None]
+    assert all(point.is_dir() for point in points)
+
+
+def test_more_mounts_than_clients(tmp_path: Path) -> None:
+    """A mount without a client is refused before anything is started."""
+    with pytest.raises(CellError, match="2 mounts need as many clients, not 1"):
+        Cell.start(tmp_path / "cell", mounts=[tmp_path / "a", tmp_path / "b"], programs=PROGRAMS)
+
+
 def test_started_cell_serves_and_stopped_cell_leaves_no_process(
     start: StartCell, tmp_path: Path
 ) -> None:
