@@ -249,6 +249,16 @@ STALL_S: Final = 0.5
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 1.0
 RETRY_TOTAL_S: Final = 30.0
+# Clientd: how long after a fileserver went away calls still wait for it before they fail, unless
+# they are to wait for ever: a restart takes seconds, and nobody wants to wait for more in vain.
+OUTAGE_PATIENCE_S: Final = 30.0
+# Clientd: how soon, and at most how rarely, it tries again to store what could not be stored, while
+# the fileserver is there: all of the data is sent each time.
+UNSENT_RETRY_S: Final = 2.0
+UNSENT_RETRY_MAX_S: Final = 60.0
+# Clientd: a store that has waited so long for a fileserver that is away is written down, so that
+# neither a crash nor an impatient program loses it.
+UNSENT_AFTER_S: Final = 2.0
 # Clientd: how long a fileserver that has no such volume is asked again where the location database
 # says that it has: a volume that is being put in place is there soon.
 NO_VOLUME_PATIENCE_S: Final = 2.0

@@ -27,6 +27,7 @@ from bench.report import Report, compare
 from bench.volumes import contents, vol_server
 from clientd.disk_cache import DiskCache
 from clientd.journal import Journal
+from clientd.outage import OutagePolicy
 from clientd.services import Services
 
 FILES: Final = 10_000
@@ -140,6 +141,7 @@ async def _client(cell: Cell) -> AsyncIterator[Services]:
         services = Services.wire(
             host_uuid=str(uuid4()),
             location_address=cell.location,
+            outage=OutagePolicy(),
             disk=disk,
             clock=clock,
             journal=journal,

@@ -18,6 +18,7 @@ from clientd.config import ClientdConfig
 from clientd.disk_cache import DiskCache
 from clientd.fuse.mounts import Mounts
 from clientd.journal import Journal
+from clientd.outage import OutagePolicy
 from clientd.services import Services
 
 _log = structlog.get_logger(__name__)
@@ -59,6 +60,7 @@ class Clientd:
             services = Services.wire(
                 host_uuid=host_uuid,
                 location_address=config.location,
+                outage=OutagePolicy(config.on_outage == "wait", config.outage_patience_s),
                 disk=disk,
                 clock=clock,
                 journal=journal,
@@ -68,6 +70,7 @@ class Clientd:
             raise
         mounts = Mounts(services, allow_other=config.mount_allow_other)
         try:
+            await services.open_files.start()
             server = DaemonServer()
             server.add(
                 cache_manager_pb2_grpc.add_CacheManagerServicer_to_server,

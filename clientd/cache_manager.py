@@ -6,13 +6,14 @@ from clientd.cache_manager_admin import AdminMethods
 from clientd.cache_manager_changes import ChangeMethods
 from clientd.cache_manager_reads import ReadMethods
 from clientd.cache_manager_status import StatusMethods
+from clientd.cache_manager_unsent import UnsentMethods
 from clientd.fuse.mounts import Mounts
 from clientd.services import Services
 
 SERVICE_NAME = "afs.v1.CacheManager"
 
 
-class CacheManager(ReadMethods, ChangeMethods, StatusMethods, AdminMethods):
+class CacheManager(ReadMethods, ChangeMethods, StatusMethods, AdminMethods, UnsentMethods):
     """Serves every method of CacheManager.
 
     Args:

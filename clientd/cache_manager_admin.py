@@ -70,7 +70,7 @@ class AdminMethods:
         stored = {fid for fid in services.disk.fids() if concerned(fid)}
         for fid in known:
             services.cache.forget(fid)
-        await services.disk.forget(stored)
+        await services.disk.forget(known | stored)
         return len(known | stored)
 
     async def Mount(self, request: pb.MountRequest, context: Any) -> pb.MountResponse:  # noqa: ARG002

@@ -15,6 +15,7 @@ from clientd.core.entry import CacheEntry
 from clientd.fuse.mounts import Mounts
 from clientd.journal import ClientEvent
 from clientd.services import Services
+from clientd.unsent import total_bytes
 
 # Vnodes in one DumpCache message; also the work done before the loop gets its turn.
 VNODES_PER_MESSAGE: Final = 500
@@ -28,7 +29,7 @@ class StatusMethods:
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: ARG002
         """How much is cached, how much is promised, and what was counted."""
-        services = self._services
+        services, unsent = self._services, self._services.open_files.unsent
         return pb.GetStatusResponse(
             host_uuid=services.host_uuid,
             cache_bytes=services.disk.used_bytes,
@@ -38,6 +39,9 @@ class StatusMethods:
             counters=services.journal.counters(),
             servers=services.servers.statuses(),
             mount_point=self._mounts.path,
+            unsent_waiting=len(unsent.waiting()),
+            unsent_conflicts=unsent.conflict_count,
+            unsent_bytes=total_bytes(unsent.all()),
         )
 
     async def DumpCache(
@@ -72,9 +76,18 @@ class StatusMethods:
         request: pb.CheckServersRequest,  # noqa: ARG002
         context: Any,  # noqa: ARG002
     ) -> pb.CheckServersResponse:
-        """Asks every fileserver for a sign of life, then says how their channels are."""
-        await self._services.servers.check()
-        return pb.CheckServersResponse(servers=self._services.servers.statuses())
+        """Asks every fileserver for a sign of life, then says how their channels are.
+
+        What could not be stored is tried again.
+        """
+        services, unsent = self._services, self._services.open_files.unsent
+        await services.servers.check()
+        services.resending.poke()
+        return pb.CheckServersResponse(
+            servers=services.servers.statuses(),
+            unsent_waiting=len(unsent.waiting()),
+            unsent_conflicts=unsent.conflict_count,
+        )
 
     async def Watch(
         self,

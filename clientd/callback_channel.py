@@ -83,6 +83,12 @@ class CallBackChannel:
         self._leave = asyncio.Event()
         self._retry_s = REATTACH_FIRST_S
         self.attached = asyncio.Event()
+        self._away_since = clock.now()
+
+    @property
+    def away_for_s(self) -> float:
+        """For how long there has been no channel."""
+        return 0.0 if self.attached.is_set() else self._clock.now() - self._away_since
 
     async def run(self) -> None:
         """Attaches, and attaches anew whenever the channel is lost."""
@@ -159,6 +165,7 @@ class CallBackChannel:
     def _lost(self) -> None:
         if self.attached.is_set():
             self.attached.clear()
+            self._away_since = self._clock.now()
             _log.info("channel.lost", server=self._address)
             self._journal.count("channels_lost")
             self._journal.tell("channel.lost", server=self._address)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from afs.limits import CACHE_LIMIT_BYTES, MIB
+from afs.limits import CACHE_LIMIT_BYTES, MIB, OUTAGE_PATIENCE_S
 from afs.runtime.config import DaemonConfig
 
 # Less than this holds no useful part of anything.
@@ -30,6 +31,15 @@ class ClientdConfig(DaemonConfig):
     )
     cache_limit_bytes: int = Field(
         CACHE_LIMIT_BYTES, description="bytes on disk that the cache may take", ge=LEAST_CACHE_BYTES
+    )
+    on_outage: Literal["wait", "fail"] = Field(
+        "fail",
+        description="what programs do while a fileserver is away: wait until it is back, or fail",
+    )
+    outage_patience_s: float = Field(
+        OUTAGE_PATIENCE_S,
+        description="seconds after a fileserver went away for which calls wait before they fail",
+        ge=0,
     )
     mount: Path | None = Field(
         None, description="empty directory at which to mount the cell's root (default: no mount)"

@@ -15,8 +15,10 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
-import itertools
+import os
+import secrets
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,14 +26,13 @@ from typing import Final
 from blake3 import blake3
 
 from afs.limits import DATA_PIECE_BYTES, MIB
+from afs.runtime.files import fsync_dir
 from clientd.core.piece import disk_bytes_of
 from clientd.disk_cache import DiskCache
 
 # Unflushed writes kept in memory, all files together: a large file that is written in one go needs
 # little more than what is on its way to the disk and to the fileserver.
 DIRTY_MEMORY_BYTES: Final = 32 * MIB
-
-_file_numbers: Final = itertools.count(1)
 
 
 class DirtyMemory:
@@ -86,7 +87,7 @@ class DirtyPieces:
         self._memory: OrderedDict[int, bytearray] = OrderedDict()
         self._files: dict[int, PieceFile] = {}
         # Files that a list on disk names: left alone until it does no more.
-        self._listed: set[Path] = set()
+        self._listed: set[PieceFile] = set()
         # Files that are the cache's now.
         self._given: set[Path] = set()
 
@@ -196,14 +197,19 @@ class DirtyPieces:
 
     # --- files ---
 
-    async def spill(self, number: int) -> bool:
-        """Moves a piece into a file; False if there is no room for one."""
+    async def spill(self, number: int, *, at_any_cost: bool = False) -> bool:
+        """Moves a piece into a file; False if there is no room for one.
+
+        Args:
+            number: the piece.
+            at_any_cost: take room for it from the cache, as much as it takes.
+        """
         piece = self._memory[number]
         data = bytes(piece)
         size = disk_bytes_of(len(data))
-        if not await self._disk.reserve(size):
+        if not await self._disk.reserve(size, at_any_cost=at_any_cost):
             return False
-        path = self.folder / f"{number}.{next(_file_numbers)}"
+        path = self.folder / f"{number}.{secrets.token_hex(8)}"
         try:
             digest = await asyncio.to_thread(_write, path, data)
         except OSError:
@@ -212,10 +218,48 @@ class DirtyPieces:
         except BaseException:
             self._disk.release(size)
             raise
+        if self._memory.get(number) is not piece:
+            # It was given up meanwhile.
+            self._let_go(PieceFile(path, len(data), digest))
+            return True
         del self._memory[number]
         self._memory_books.used_bytes -= len(piece)
         self._files[number] = PieceFile(path, len(data), digest)
         return True
+
+    # --- what a record on disk names ---
+
+    async def all_in_files(self) -> dict[int, PieceFile] | None:
+        """Moves all pieces into files, and these are on disk; None if that is not possible."""
+        for number in list(self._memory):
+            if not await self.spill(number, at_any_cost=True):
+                return None
+        files = dict(self._files)
+        try:
+            await asyncio.to_thread(_sync, [file.path for file in files.values()])
+        except OSError:
+            return None
+        return files
+
+    def note_listed(self, files: Iterable[PieceFile]) -> None:
+        """A record on disk names these files, and no other ones of ours."""
+        before, self._listed = self._listed, set(files)
+        in_use = set(self._files.values())
+        for file in before - self._listed - in_use:
+            self._let_go(file)
+
+    def leave_listed(self) -> None:
+        """Those that are named belong to the record from now on; the others go."""
+        for number, file in list(self._files.items()):
+            if file in self._listed:
+                del self._files[number]
+        self._listed.clear()
+        self.clear()
+
+    def restore(self, files: dict[int, PieceFile]) -> None:
+        """There are these pieces, which a record names and which are in the accounts."""
+        self._files = dict(files)
+        self._listed = set(files.values())
 
     def give_away(self, number: int) -> bool:
         """Leaves the piece's file and its place in the accounts to the caller; False if it cannot.
@@ -223,7 +267,7 @@ class DirtyPieces:
         The piece can be read until `drop`, as long as the file is where it was.
         """
         file = self._files[number]
-        if file.path in self._listed:
+        if file in self._listed:
             return False
         self._given.add(file.path)
         return True
@@ -252,7 +296,7 @@ class DirtyPieces:
         if file.path in self._given:
             self._given.remove(file.path)
             return
-        if file.path in self._listed:
+        if file in self._listed:
             return
         self._disk.release(disk_bytes_of(file.length))
         # Nobody waits for it; what is left after a crash goes at the next start.
@@ -269,3 +313,17 @@ def _write(path: Path, data: bytes) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return blake3(data).digest()
+
+
+def _sync(paths: Iterable[Path]) -> None:
+    """In a thread: files, and their names, are on disk when this returns."""
+    folders: set[Path] = set()
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        folders |= {path.parent, path.parent.parent, path.parent.parent.parent}
+    for folder in folders:
+        fsync_dir(folder)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +37,7 @@ from clientd.disk_files import DiskFiles, unlink
 from clientd.disk_index import DiskIndex
 from clientd.index_follower import IndexFollower
 from clientd.journal import Journal
+from clientd.recent_pieces import RecentPieces
 
 # After a failed write the disk is left alone this long.
 WRITE_PAUSE_S: Final = 1.0
@@ -58,6 +58,9 @@ class DiskCache:
         limit_bytes: what pieces, spools and index together may take on disk.
         index: the table of pieces, as it was left.
         lock: descriptor of the lock file; closed with the cache.
+
+    Attributes:
+        recent: pieces in memory.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class DiskCache:
         self._follower = IndexFollower(index, self._table, journal)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cache")
         self._write_again_at = -1.0
+        self.recent = RecentPieces()
         self._putting: set[asyncio.Task[bool]] = set()
 
     @classmethod
@@ -101,8 +105,6 @@ class DiskCache:
                 raise AfsError(
                     AfsCode.VBUSY, f"cache directory {folder} is in use by another clientd"
                 ) from None
-            # What was dirty when the last life ended was its programs' only.
-            shutil.rmtree(folder / "dirty", ignore_errors=True)
             index = DiskIndex(folder / "index.sqlite3")
             if index.replaced:
                 _log.warning("cache_index.replaced", folder=str(folder), why=index.replaced)
@@ -283,9 +285,16 @@ class DiskCache:
         await self._unlink(gone + [PieceKey(fid, new_version, number) for number in linked - kept])
         return True
 
-    async def reserve(self, size: int) -> bool:
-        """Takes room for something else in the cache directory; False if there is none."""
-        if self._table.reserved_bytes + size > self._room // 2 or not self.can_write():
+    async def reserve(self, size: int, *, at_any_cost: bool = False) -> bool:
+        """Takes room for something else in the cache directory; False if there is none.
+
+        Args:
+            size: in bytes.
+            at_any_cost: True for what must not be lost: pieces of the cache go for it, and it may
+                be over the limit, if the disk has the room.
+        """
+        room = self._table.reserved_bytes + size <= self._room // 2 and self.can_write()
+        if not room and not at_any_cost:
             return False
         self._table.reserve(size)
         await self._unlink(self._evict())
@@ -308,6 +317,10 @@ class DiskCache:
         if self._putting:
             await asyncio.wait(list(self._putting))
 
+    def incarnation(self, volume: int) -> str:
+        """Which incarnation of the volume its data here is of; "" if that is not known."""
+        return self._incarnations.get(volume, "")
+
     async def be_of(self, volume: int, incarnation: str) -> bool:
         """The volume is of this incarnation: data of any other goes.
 
@@ -318,6 +331,7 @@ class DiskCache:
         if before == incarnation:
             return False
         await self.settle()
+        self.recent.forget_volume(volume)
         await self.forget([fid for fid in self._table.fids() if fid.volume == volume])
         await self._follower.note_incarnation(volume, incarnation)
         self._incarnations[volume] = incarnation
@@ -325,7 +339,10 @@ class DiskCache:
 
     async def forget(self, fids: Iterable[Fid]) -> int:
         """Removes all data of these vnodes; returns of how many there was any."""
-        gone = [self._table.forget(fid) for fid in fids]
+        gone = []
+        for fid in fids:
+            self.recent.forget(fid)
+            gone.append(self._table.forget(fid))
         await self._unlink([key for keys in gone for key in keys])
         return sum(map(bool, gone))
 

@@ -228,7 +228,8 @@ class FileServerClient:
             self._attachable = self._attached_before = True
         elif self._attachable:
             try:
-                async with asyncio.timeout(patience_s):
+                # Nobody waits for one that has been away for longer than that.
+                async with asyncio.timeout(max(0.0, patience_s - self.channel.away_for_s)):
                     await self.channel.attached.wait()
                 self._attached_before = True
             except TimeoutError:

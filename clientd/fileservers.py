@@ -73,6 +73,11 @@ class FileServers:
         client = self._clients.get(address)
         return client is not None and client.is_lost
 
+    def away_for_s(self, address: str) -> float:
+        """For how long there has been no channel to the fileserver; 0 if it was never needed."""
+        client = self._clients.get(address)
+        return client.channel.away_for_s if client is not None else 0.0
+
     def rank(self, address: str) -> int:
         """Among equal sites the one of the lowest rank is asked; each host has an order of its own.
 

@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import DATA_PIECE_BYTES
-from afs.types import Fid, Vnode
+from afs.types import Vnode
 from clientd.core.dirty_map import DirtyMap, Kind, Part, Segment
 from clientd.core.piece import piece_count
 from clientd.dirty_pieces import DirtyPieces
+from clientd.unsent_records import UnsentRecord
 from clientd.volume_calls import VolumeCalls
 
 # How a piece of the fileserver's file is had, by its number.
@@ -25,10 +26,12 @@ class Writer:
     """What a handle for writing is to be told.
 
     Attributes:
-        wrote: it has written something that was not stored since.
+        has_written: it has written something, at any time.
+        wrote: it has written something that was not stored since, and was not told of that.
         error: what a store failed with that it was not told of yet.
     """
 
+    has_written: bool = False
     wrote: bool = False
     error: AfsError | None = None
 
@@ -39,6 +42,7 @@ class LocalFile:
     Args:
         volume: the one it is in.
         fid: the file.
+        opened: what the fileserver said when it was first opened.
         pieces: what was written to it.
 
     Attributes:
@@ -47,17 +51,22 @@ class LocalFile:
         turn: held by who writes, truncates or stores.
         handles: how many have it open.
         writers: those of them that may write.
+        record: of what could not be stored; None if there is none.
+        is_kept: the record has all that is dirty.
     """
 
-    def __init__(self, volume: VolumeCalls, fid: Fid, pieces: DirtyPieces) -> None:
+    def __init__(self, volume: VolumeCalls, opened: Vnode, pieces: DirtyPieces) -> None:
         self.volume = volume
-        self.fid = fid
+        self.fid = opened.fid
+        self.opened = opened
         self.pieces = pieces
         self.map = DirtyMap()
         self.mtime_ns: int | None = None
         self.turn = asyncio.Lock()
         self.handles = 0
         self.writers: set[Writer] = set()
+        self.record: UnsentRecord | None = None
+        self.is_kept = False
 
     @property
     def is_dirty(self) -> bool:
@@ -77,14 +86,22 @@ class LocalFile:
         """Takes in bytes that were written; `pieces` can take them."""
         self.pieces.put(offset, data)
         self.map.write(offset, offset + len(data))
-        self.mtime_ns = now_ns
+        self._changed(now_ns)
 
     def truncate(self, length: int, now_ns: int) -> None:
         """Makes the file so long; `pieces` can take the last byte of it."""
         self.pieces.truncate(length)
         if self.map.truncate(length):
             self.pieces.put(length - 1, b"\0")
+        self._changed(now_ns)
+
+    def set_mtime(self, mtime_ns: int) -> None:
+        """Says when it was written to, whenever that really was."""
+        self._changed(mtime_ns)
+
+    def _changed(self, now_ns: int) -> None:
         self.mtime_ns = now_ns
+        self.is_kept = False
 
     async def make_room(self, offset: int, length: int) -> None:
         """Makes `put` possible.
@@ -115,6 +132,7 @@ class LocalFile:
         self.map = DirtyMap()
         self.pieces.clear()
         self.mtime_ns = None
+        self.is_kept = False
 
     # --- reading ---
 

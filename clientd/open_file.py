@@ -190,7 +190,7 @@ class OpenFile:
             )
         async with self.file.turn:
             await self._flushing.truncate(self.file, length)
-            self.writer.wrote = True
+            self.writer.wrote = self.writer.has_written = True
 
     async def flush(self) -> None:
         """Stores what is dirty of the file; the fileserver has it, on disk, on return.
@@ -204,7 +204,8 @@ class OpenFile:
         if not self.writable:
             return
         error, self.writer.error = self.writer.error, None
-        if self.file.is_dirty:
+        # What an earlier handle wrote and was told of is not this one's business.
+        if self.file.is_dirty and (self.writer.has_written or not self.file.is_kept):
             await self._flushing.flush(self.file, self.writer)
         elif error is not None:
             raise error
@@ -230,7 +231,7 @@ class OpenFile:
 
     def _put(self, offset: int, data: bytes) -> None:
         self._flushing.put(self.file, offset, data)
-        self.writer.wrote = True
+        self.writer.wrote = self.writer.has_written = True
 
     def _check_writable(self) -> None:
         if not self.writable:

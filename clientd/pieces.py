@@ -8,20 +8,18 @@ ahead, by one FetchData or one pass over the cache's files (`ReadAhead`).
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from contextlib import aclosing
 from typing import Final
 
 from afs.errors import AfsError
-from afs.limits import DATA_PIECE_BYTES, MIB
+from afs.limits import DATA_PIECE_BYTES
 from afs.types import Vnode
 from clientd.core.piece import PieceKey, piece_count, piece_length
 from clientd.file_data import FileData
+from clientd.recent_pieces import RecentPieces
 from clientd.single_flight import SingleFlight
 from clientd.volume_calls import VolumeCalls
 
-# Pieces read or stored lately that are kept in memory, in bytes.
-MEMORY_BYTES: Final = 64 * MIB
 # So many pieces are in memory ahead of one who reads one after the other.
 AHEAD_PIECES: Final = 4
 
@@ -31,35 +29,25 @@ class Pieces:
 
     Args:
         data: where they come from.
-        memory_bytes: what is remembered at most, but for one piece.
+        recent: those in memory.
     """
 
-    def __init__(self, data: FileData, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, data: FileData, recent: RecentPieces) -> None:
         self.data = data
-        self._memory_bytes = memory_bytes
-        self._recent: OrderedDict[PieceKey, bytes] = OrderedDict()
-        self._used_bytes = 0
+        self._recent = recent
         self._flights: SingleFlight[PieceKey, bytes] = SingleFlight()
 
     def peek(self, key: PieceKey) -> bytes | None:
         """The piece, if it is in memory."""
-        data = self._recent.get(key)
-        if data is not None:
-            self._recent.move_to_end(key)
-        return data
+        return self._recent.peek(key)
 
     def keep(self, key: PieceKey, data: bytes) -> None:
         """Remembers a piece."""
-        before = self._recent.pop(key, b"")
-        self._recent[key] = data
-        self._used_bytes += len(data) - len(before)
-        while self._used_bytes > self._memory_bytes and len(self._recent) > 1:
-            _, gone = self._recent.popitem(last=False)
-            self._used_bytes -= len(gone)
+        self._recent.keep(key, data)
 
     def is_here(self, vnode: Vnode, number: int) -> bool:
         """True if the piece is in memory or in the disk cache."""
-        if PieceKey(vnode.fid, vnode.data_version, number) in self._recent:
+        if self._recent.has(PieceKey(vnode.fid, vnode.data_version, number)):
             return True
         start = number * DATA_PIECE_BYTES
         return self.data.is_cached(vnode, start, piece_length(vnode.length, number))

@@ -16,7 +16,9 @@ from clientd.journal import Journal
 from clientd.kernel_door import KernelDoor
 from clientd.locks import Locks
 from clientd.open_files import OpenFiles
+from clientd.outage import OutagePolicy
 from clientd.path_walk import PathWalk
+from clientd.resending import Resending
 from clientd.statuses import Statuses
 from clientd.vnode_changes import VnodeChanges
 from clientd.volume_identity import VolumeIdentity
@@ -47,6 +49,7 @@ class Services:
     changes: Changes
     writing: Writing
     open_files: OpenFiles
+    resending: Resending
     locks: Locks
 
     @classmethod
@@ -55,6 +58,7 @@ class Services:
         *,
         host_uuid: str,
         location_address: str,
+        outage: OutagePolicy,
         disk: DiskCache,
         clock: Clock,
         journal: Journal,
@@ -79,6 +83,7 @@ class Services:
             location=location,
             servers=servers,
             identity=identity,
+            outage=outage,
             clock=clock,
             journal=journal,
         )
@@ -87,6 +92,17 @@ class Services:
         changes = Changes(vnode_changes, walk, directories)
         ahead = Ahead(cache, disk, journal)
         data = FileData(disk, statuses, ahead, journal)
+        open_files = OpenFiles(
+            cache=cache,
+            disk=disk,
+            volumes=volumes,
+            servers=servers,
+            statuses=statuses,
+            data=data,
+            onlooker=kernel,
+            clock=clock,
+            journal=journal,
+        )
         return cls(
             host_uuid=host_uuid,
             clock=clock,
@@ -105,20 +121,14 @@ class Services:
             vnode_changes=vnode_changes,
             changes=changes,
             writing=Writing(cache, disk, walk, statuses, servers, vnode_changes, journal),
-            open_files=OpenFiles(
-                cache=cache,
-                disk=disk,
-                servers=servers,
-                statuses=statuses,
-                data=data,
-                clock=clock,
-                journal=journal,
-            ),
+            open_files=open_files,
+            resending=Resending(open_files, volumes, clock),
             locks=Locks(cache, clock, journal),
         )
 
     async def stop(self) -> None:
         """Stops everything, in the order of use; the cache is complete on disk afterwards."""
+        await self.resending.stop()
         await self.open_files.stop()
         await self.locks.stop()
         await self.vnode_changes.stop()

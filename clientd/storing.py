@@ -16,7 +16,7 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -30,6 +30,7 @@ from clientd.core.dirty_map import Part
 from clientd.core.piece import piece_count
 from clientd.core.promise import Ticket
 from clientd.disk_cache import DiskCache
+from clientd.early_store import EarlyStore
 from clientd.fileserver_client import OUTCOME_UNKNOWN_S, AnswerLostError
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
@@ -40,6 +41,14 @@ from clientd.stored_pieces import StoredPieces
 
 # A file that others change faster than a store of it can be put together is given up on.
 MAX_ATTEMPTS: Final = 8
+
+
+# What is told of a file that is not there any more.
+_GONE: Final = frozenset({AfsCode.VNOVNODE, AfsCode.EISDIR})
+
+
+class ConflictError(Exception):
+    """A file is not what a kept store was for; says what happened to it."""
 
 
 class Storing:
@@ -68,6 +77,7 @@ class Storing:
         self._servers = servers
         self._statuses = statuses
         self._pieces = pieces
+        self._disk = disk
         self._stored_pieces = StoredPieces(disk, pieces)
         self._journal = journal
 
@@ -82,7 +92,8 @@ class Storing:
             length = base.length if base is not None else 0
             try:
                 for part in file.map.parts(length, partial(self._is_here, base)):
-                    await self._store_part(file, part, base)
+                    expected = base.data_version if part.needs_base and base else None
+                    await self._store_part(file, part, base, expected)
             except AfsError as error:
                 if error.code is not AfsCode.EAGAIN or attempt + 1 == MAX_ATTEMPTS:
                     raise
@@ -91,6 +102,58 @@ class Storing:
             else:
                 file.drop()
                 return
+
+    def begin(self, file: LocalFile, part: Part) -> EarlyStore:
+        """Begins to store a part that is all of what is dirty, and grows at its end."""
+        self._journal.count("store_data_calls")
+        return EarlyStore(file, part.start, opening_of(file, part, None))
+
+    async def store_kept(self, file: LocalFile, stored: Callable[[Vnode], Awaitable[None]]) -> None:
+        """Stores what is dirty of a file that has a record, if the file is what it was then.
+
+        Args:
+            file: called by who has its turn.
+            stored: called after each part with what the fileserver's file is then.
+
+        Raises:
+            ConflictError: it is not, or is gone.
+            AfsError: as StoreData.
+        """
+        record = file.record
+        assert record is not None
+        expected = record.data_version
+        try:
+            for part in file.map.parts(record.base_length, lambda *_: False):
+                after = await self._store_part(file, part, None, expected, record.incarnation)
+                expected = after.data_version
+                await stored(after)
+        except AfsError as error:
+            if error.code in _GONE:
+                raise ConflictError(f"the file was removed: {error.detail}") from None
+            if error.code is not AfsCode.EAGAIN:
+                raise
+            if not await self._is_there(file):
+                raise ConflictError(f"the file was changed: {error.detail}") from None
+            file.drop()
+
+    async def _is_there(self, file: LocalFile) -> bool:
+        """True if the fileserver's file has all that is dirty: it was stored, or is the same."""
+        self._cache.distrust([file.fid])
+        vnode = (await self._statuses.status(file.volume, file.fid)).vnode
+        reach, is_cut = file.map.reach, file.map.cut is not None
+        if vnode.length < reach or (is_cut and vnode.length > reach):
+            return False
+        for start, end in file.map.ranges():
+            at = start
+            while at < end:
+                number = at // DATA_PIECE_BYTES
+                first = number * DATA_PIECE_BYTES
+                stop = min(end, first + DATA_PIECE_BYTES)
+                theirs = await self._pieces.piece(file.volume, vnode, number)
+                if theirs[at - first : stop - first] != await file.written(at, stop):
+                    return False
+                at = stop
+        return True
 
     async def _base(self, file: LocalFile) -> Vnode | None:
         """The fileserver's file as far as that matters for what is to be sent."""
@@ -109,13 +172,32 @@ class Storing:
             self._pieces.is_here(base, number) for number in range(first, last)
         )
 
-    async def _store_part(self, file: LocalFile, part: Part, base: Vnode | None) -> None:
+    async def _store_part(
+        self,
+        file: LocalFile,
+        part: Part,
+        base: Vnode | None,
+        expected: int | None,
+        incarnation: str | None = None,
+    ) -> Vnode:
+        """Stores a part; the fileserver's file afterwards.
+
+        Args:
+            file: whose part.
+            part: what to store.
+            base: the fileserver's file, for what is not dirty of the part.
+            expected: EAGAIN if the file has another DataVersion than this; None for any.
+            incarnation: EAGAIN if the volume has another one than this; None for any.
+        """
         self._journal.count("store_data_calls")
         sent = 0
 
         async def messages() -> AsyncGenerator[pb.StoreDataRequest, None]:
             nonlocal sent
-            yield pb.StoreDataRequest(open=opening_of(file, part, base, file.mtime_ns))
+            # Known by now, because the volume's fileserver is.
+            if incarnation is not None and incarnation != self._disk.incarnation(file.fid.volume):
+                raise AfsError(AfsCode.EAGAIN, f"volume {file.fid.volume} is another one")
+            yield pb.StoreDataRequest(open=opening_of(file, part, file.mtime_ns, expected))
             at = part.start
             while at < part.end:
                 end = min(part.end, (at // DATA_PIECE_BYTES + 1) * DATA_PIECE_BYTES)
@@ -138,18 +220,19 @@ class Storing:
         except BaseException:
             self.distrust(file)
             raise
-        await self.stored(file, part, response, ticket)
+        return await self.stored(file, part, response, ticket)
 
     async def stored(
         self, file: LocalFile, part: Part, response: pb.StoreDataResponse, ticket: Ticket
-    ) -> None:
-        """Takes in that the fileserver stored a part."""
+    ) -> Vnode:
+        """Takes in that the fileserver stored a part, and what the file is now."""
         entry = self._cache.peek(file.fid)
         before = entry.status if entry is not None else None
         after = file.volume.take_in_changed(response.status, callback_of(response), ticket)
         self._journal.count("bytes_stored", part.end - part.start)
         await self._stored_pieces.take_in(file, part, before, after)
         file.stored(part)
+        return after
 
     async def set_mtime(self, file: LocalFile, mtime_ns: int) -> None:
         """Says when a file was written to that has just been stored.
@@ -185,7 +268,7 @@ class Storing:
 
 
 def opening_of(
-    file: LocalFile, part: Part, base: Vnode | None, mtime_ns: int | None
+    file: LocalFile, part: Part, mtime_ns: int | None, expected: int | None = None
 ) -> pb.StoreDataOpen:
     """The first message of a part's StoreData."""
     return pb.StoreDataOpen(
@@ -193,5 +276,5 @@ def opening_of(
         offset=part.start,
         truncate_to=part.truncate_to,
         set_status=set_status_to_wire(SetStatus(client_mtime_ns=mtime_ns)),
-        expected_data_version=base.data_version if part.needs_base and base is not None else None,
+        expected_data_version=expected,
     )

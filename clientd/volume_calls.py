@@ -38,6 +38,7 @@ from clientd.fileserver_client import (
 )
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
+from clientd.outage import OutagePolicy
 from clientd.volume_identity import VolumeIdentity
 from clientd.volume_location import Located, VolumeGoneError, VolumeLocation
 
@@ -57,6 +58,7 @@ class VolumeCalls:
         location: where it is looked up again.
         servers: fileservers by address.
         identity: tells it from others of the same id.
+        outage: how long to wait for a fileserver that is away.
         clock: steady time.
         journal: counts and tells.
     """
@@ -69,6 +71,7 @@ class VolumeCalls:
         location: VolumeLocation,
         servers: FileServers,
         identity: VolumeIdentity,
+        outage: OutagePolicy,
         clock: Clock,
         journal: Journal,
     ) -> None:
@@ -77,6 +80,7 @@ class VolumeCalls:
         self._location = location
         self._servers = servers
         self._identity = identity
+        self._outage = outage
         self._clock = clock
         self._journal = journal
         self._in_use = ""
@@ -200,7 +204,12 @@ class VolumeCalls:
 
     def rotation(self) -> Rotation:
         """A new operation's way between the sites."""
-        return Rotation(self._clock.now())
+        return Rotation(self._clock.now(), self._outage.patience_left_s(self.away_for_s))
+
+    @property
+    def away_for_s(self) -> float:
+        """For how long all of its fileservers have been away; 0 if one of them is not."""
+        return min(map(self._servers.away_for_s, self.file_servers))
 
     # --- replies ---
 

@@ -8,6 +8,7 @@ from afs.types import VolumeType
 from clientd.core.cache import VnodeCache
 from clientd.fileservers import FileServers
 from clientd.journal import Journal
+from clientd.outage import OutagePolicy
 from clientd.volume_calls import VolumeCalls
 from clientd.volume_identity import VolumeIdentity
 from clientd.volume_location import Located, VolumeLocation
@@ -21,6 +22,7 @@ class Volumes:
         location: finds volumes.
         servers: fileservers by address.
         identity: tells volumes from others of the same id.
+        outage: how long to wait for a fileserver that is away.
         clock: steady time.
         journal: counts and tells.
     """
@@ -32,6 +34,7 @@ class Volumes:
         location: VolumeLocation,
         servers: FileServers,
         identity: VolumeIdentity,
+        outage: OutagePolicy,
         clock: Clock,
         journal: Journal,
     ) -> None:
@@ -39,6 +42,7 @@ class Volumes:
         self._location = location
         self._servers = servers
         self._identity = identity
+        self._outage = outage
         self._clock = clock
         self._journal = journal
         self._volumes: dict[int, VolumeCalls] = {}
@@ -68,6 +72,10 @@ class Volumes:
         located = await self._location.find_root(fresh=fresh)
         return self._of(located) if located is not None else None
 
+    def known(self, volume_id: int) -> VolumeCalls | None:
+        """The volume of a number, if it has been dealt with."""
+        return self._volumes.get(volume_id)
+
     def _of(self, located: Located) -> VolumeCalls:
         volume = self._volumes.get(located.volume_id)
         if volume is None:
@@ -77,6 +85,7 @@ class Volumes:
                 location=self._location,
                 servers=self._servers,
                 identity=self._identity,
+                outage=self._outage,
                 clock=self._clock,
                 journal=self._journal,
             )

@@ -47,6 +47,27 @@ ANSWER_SOURCE_REVALIDATED: AnswerSource.ValueType  # 2
 ANSWER_SOURCE_FILE_SERVER: AnswerSource.ValueType  # 3
 Global___AnswerSource: _TypeAlias = AnswerSource  # noqa: Y015
 
+class _UnsentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnsentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnsentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNSENT_STATE_UNSPECIFIED: _UnsentState.ValueType  # 0
+    UNSENT_STATE_WAITING: _UnsentState.ValueType  # 1
+    """Stored as soon as that is possible."""
+    UNSENT_STATE_CONFLICT: _UnsentState.ValueType  # 2
+    """The file was changed by others meanwhile, or removed: kept until it is discarded."""
+
+class UnsentState(_UnsentState, metaclass=_UnsentStateEnumTypeWrapper): ...
+
+UNSENT_STATE_UNSPECIFIED: UnsentState.ValueType  # 0
+UNSENT_STATE_WAITING: UnsentState.ValueType  # 1
+"""Stored as soon as that is possible."""
+UNSENT_STATE_CONFLICT: UnsentState.ValueType  # 2
+"""The file was changed by others meanwhile, or removed: kept until it is discarded."""
+Global___UnsentState: _TypeAlias = UnsentState  # noqa: Y015
+
 @_typing.final
 class StatRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -547,12 +568,19 @@ class GetStatusResponse(_message.Message):
     COUNTERS_FIELD_NUMBER: _builtins.int
     SERVERS_FIELD_NUMBER: _builtins.int
     MOUNT_POINT_FIELD_NUMBER: _builtins.int
+    UNSENT_WAITING_FIELD_NUMBER: _builtins.int
+    UNSENT_CONFLICTS_FIELD_NUMBER: _builtins.int
+    UNSENT_BYTES_FIELD_NUMBER: _builtins.int
     host_uuid: _builtins.str
     cache_bytes: _builtins.int
     cache_limit_bytes: _builtins.int
     cached_files: _builtins.int
     promises: _builtins.int
     mount_point: _builtins.str
+    unsent_waiting: _builtins.int
+    """What could not be stored yet, and what never will be: see ListUnsent."""
+    unsent_conflicts: _builtins.int
+    unsent_bytes: _builtins.int
     @_builtins.property
     def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -568,10 +596,13 @@ class GetStatusResponse(_message.Message):
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         servers: _abc.Iterable[Global___ServerStatus] | None = ...,
         mount_point: _builtins.str = ...,
+        unsent_waiting: _builtins.int = ...,
+        unsent_conflicts: _builtins.int = ...,
+        unsent_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "cache_limit_bytes", b"cache_limit_bytes", "cached_files", b"cached_files", "counters", b"counters", "host_uuid", b"host_uuid", "mount_point", b"mount_point", "promises", b"promises", "servers", b"servers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "cache_limit_bytes", b"cache_limit_bytes", "cached_files", b"cached_files", "counters", b"counters", "host_uuid", b"host_uuid", "mount_point", b"mount_point", "promises", b"promises", "servers", b"servers", "unsent_bytes", b"unsent_bytes", "unsent_conflicts", b"unsent_conflicts", "unsent_waiting", b"unsent_waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -842,20 +873,201 @@ class CheckServersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVERS_FIELD_NUMBER: _builtins.int
+    UNSENT_WAITING_FIELD_NUMBER: _builtins.int
+    UNSENT_CONFLICTS_FIELD_NUMBER: _builtins.int
+    unsent_waiting: _builtins.int
+    """Stores that are made when that is possible, and those that never will be."""
+    unsent_conflicts: _builtins.int
     @_builtins.property
     def servers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServerStatus]: ...
     def __init__(
         self,
         *,
         servers: _abc.Iterable[Global___ServerStatus] | None = ...,
+        unsent_waiting: _builtins.int = ...,
+        unsent_conflicts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["servers", b"servers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["servers", b"servers", "unsent_conflicts", b"unsent_conflicts", "unsent_waiting", b"unsent_waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckServersResponse: _TypeAlias = CheckServersResponse  # noqa: Y015
+
+@_typing.final
+class UnsentStore(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    FID_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    WRITTEN_BYTES_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    DATA_VERSION_FIELD_NUMBER: _builtins.int
+    ON_DISK_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    volume: _builtins.str
+    state: Global___UnsentState.ValueType
+    reason: _builtins.str
+    """Why it was not stored, in one line."""
+    since_ns: _builtins.int
+    """Unix time."""
+    written_bytes: _builtins.int
+    """Bytes that were written, in so many ranges."""
+    ranges: _builtins.int
+    length: _builtins.int
+    """Of the file, as who wrote it saw it."""
+    data_version: _builtins.int
+    """The file's DataVersion that it was written to."""
+    on_disk: _builtins.bool
+    """False: it ends with this clientd, because the disk had no room for it."""
+    name: _builtins.str
+    """Name in its directory, as far as that is known."""
+    @_builtins.property
+    def fid(self) -> _types_pb2.Fid: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        fid: _types_pb2.Fid | None = ...,
+        volume: _builtins.str = ...,
+        state: Global___UnsentState.ValueType = ...,
+        reason: _builtins.str = ...,
+        since_ns: _builtins.int = ...,
+        written_bytes: _builtins.int = ...,
+        ranges: _builtins.int = ...,
+        length: _builtins.int = ...,
+        data_version: _builtins.int = ...,
+        on_disk: _builtins.bool = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fid", b"fid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_version", b"data_version", "fid", b"fid", "length", b"length", "name", b"name", "number", b"number", "on_disk", b"on_disk", "ranges", b"ranges", "reason", b"reason", "since_ns", b"since_ns", "state", b"state", "volume", b"volume", "written_bytes", b"written_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnsentStore: _TypeAlias = UnsentStore  # noqa: Y015
+
+@_typing.final
+class ListUnsentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnsentRequest: _TypeAlias = ListUnsentRequest  # noqa: Y015
+
+@_typing.final
+class ListUnsentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stores(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnsentStore]: ...
+    def __init__(
+        self,
+        *,
+        stores: _abc.Iterable[Global___UnsentStore] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stores", b"stores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnsentResponse: _TypeAlias = ListUnsentResponse  # noqa: Y015
+
+@_typing.final
+class ReadUnsentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadUnsentRequest: _TypeAlias = ReadUnsentRequest  # noqa: Y015
+
+@_typing.final
+class ReadUnsentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    data: _builtins.bytes
+    @_builtins.property
+    def store(self) -> Global___UnsentStore: ...
+    def __init__(
+        self,
+        *,
+        store: Global___UnsentStore | None = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["store", b"store"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "store", b"store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadUnsentResponse: _TypeAlias = ReadUnsentResponse  # noqa: Y015
+
+@_typing.final
+class DiscardUnsentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardUnsentRequest: _TypeAlias = DiscardUnsentRequest  # noqa: Y015
+
+@_typing.final
+class DiscardUnsentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardUnsentResponse: _TypeAlias = DiscardUnsentResponse  # noqa: Y015
 
 @_typing.final
 class MountRequest(_message.Message):

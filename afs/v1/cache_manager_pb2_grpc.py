@@ -109,6 +109,21 @@ class CacheManagerStub:
                 request_serializer=afs_dot_v1_dot_cache__manager__pb2.CheckServersRequest.SerializeToString,
                 response_deserializer=afs_dot_v1_dot_cache__manager__pb2.CheckServersResponse.FromString,
                 _registered_method=True)
+        self.ListUnsent = channel.unary_unary(
+                '/afs.v1.CacheManager/ListUnsent',
+                request_serializer=afs_dot_v1_dot_cache__manager__pb2.ListUnsentRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_cache__manager__pb2.ListUnsentResponse.FromString,
+                _registered_method=True)
+        self.ReadUnsent = channel.unary_stream(
+                '/afs.v1.CacheManager/ReadUnsent',
+                request_serializer=afs_dot_v1_dot_cache__manager__pb2.ReadUnsentRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_cache__manager__pb2.ReadUnsentResponse.FromString,
+                _registered_method=True)
+        self.DiscardUnsent = channel.unary_unary(
+                '/afs.v1.CacheManager/DiscardUnsent',
+                request_serializer=afs_dot_v1_dot_cache__manager__pb2.DiscardUnsentRequest.SerializeToString,
+                response_deserializer=afs_dot_v1_dot_cache__manager__pb2.DiscardUnsentResponse.FromString,
+                _registered_method=True)
         self.Mount = channel.unary_unary(
                 '/afs.v1.CacheManager/Mount',
                 request_serializer=afs_dot_v1_dot_cache__manager__pb2.MountRequest.SerializeToString,
@@ -223,6 +238,26 @@ class CacheManagerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUnsent(self, request, context):
+        """What programs wrote and could not be stored, because a fileserver was away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadUnsent(self, request, context):
+        """First message: the store. Then what was written, in order, each piece with its place in the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardUnsent(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Mount(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -319,6 +354,21 @@ def add_CacheManagerServicer_to_server(servicer, server):
                     servicer.CheckServers,
                     request_deserializer=afs_dot_v1_dot_cache__manager__pb2.CheckServersRequest.FromString,
                     response_serializer=afs_dot_v1_dot_cache__manager__pb2.CheckServersResponse.SerializeToString,
+            ),
+            'ListUnsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnsent,
+                    request_deserializer=afs_dot_v1_dot_cache__manager__pb2.ListUnsentRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_cache__manager__pb2.ListUnsentResponse.SerializeToString,
+            ),
+            'ReadUnsent': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadUnsent,
+                    request_deserializer=afs_dot_v1_dot_cache__manager__pb2.ReadUnsentRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_cache__manager__pb2.ReadUnsentResponse.SerializeToString,
+            ),
+            'DiscardUnsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardUnsent,
+                    request_deserializer=afs_dot_v1_dot_cache__manager__pb2.DiscardUnsentRequest.FromString,
+                    response_serializer=afs_dot_v1_dot_cache__manager__pb2.DiscardUnsentResponse.SerializeToString,
             ),
             'Mount': grpc.unary_unary_rpc_method_handler(
                     servicer.Mount,
@@ -741,6 +791,87 @@ class CacheManager:
             '/afs.v1.CacheManager/CheckServers',
             afs_dot_v1_dot_cache__manager__pb2.CheckServersRequest.SerializeToString,
             afs_dot_v1_dot_cache__manager__pb2.CheckServersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afs.v1.CacheManager/ListUnsent',
+            afs_dot_v1_dot_cache__manager__pb2.ListUnsentRequest.SerializeToString,
+            afs_dot_v1_dot_cache__manager__pb2.ListUnsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadUnsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/afs.v1.CacheManager/ReadUnsent',
+            afs_dot_v1_dot_cache__manager__pb2.ReadUnsentRequest.SerializeToString,
+            afs_dot_v1_dot_cache__manager__pb2.ReadUnsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardUnsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/afs.v1.CacheManager/DiscardUnsent',
+            afs_dot_v1_dot_cache__manager__pb2.DiscardUnsentRequest.SerializeToString,
+            afs_dot_v1_dot_cache__manager__pb2.DiscardUnsentResponse.FromString,
             options,
             channel_credentials,
             insecure,

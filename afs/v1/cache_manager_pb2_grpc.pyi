@@ -53,6 +53,11 @@ class CacheManagerStub:
     CheckVolumes: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.CheckVolumesRequest, _cache_manager_pb2.CheckVolumesResponse]
     """Looks up anew where volumes are, and whether there is a `root.cell`, when they are next needed."""
     CheckServers: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.CheckServersRequest, _cache_manager_pb2.CheckServersResponse]
+    ListUnsent: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.ListUnsentRequest, _cache_manager_pb2.ListUnsentResponse]
+    """What programs wrote and could not be stored, because a fileserver was away."""
+    ReadUnsent: _grpc.UnaryStreamMultiCallable[_cache_manager_pb2.ReadUnsentRequest, _cache_manager_pb2.ReadUnsentResponse]
+    """First message: the store. Then what was written, in order, each piece with its place in the file."""
+    DiscardUnsent: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.DiscardUnsentRequest, _cache_manager_pb2.DiscardUnsentResponse]
     Mount: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.MountRequest, _cache_manager_pb2.MountResponse]
     Unmount: _grpc.UnaryUnaryMultiCallable[_cache_manager_pb2.UnmountRequest, _cache_manager_pb2.UnmountResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_cache_manager_pb2.CacheWatchRequest, _cache_manager_pb2.CacheWatchResponse]
@@ -80,6 +85,11 @@ class CacheManagerAsyncStub(CacheManagerStub):
     CheckVolumes: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.CheckVolumesRequest, _cache_manager_pb2.CheckVolumesResponse]  # type: ignore[assignment]
     """Looks up anew where volumes are, and whether there is a `root.cell`, when they are next needed."""
     CheckServers: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.CheckServersRequest, _cache_manager_pb2.CheckServersResponse]  # type: ignore[assignment]
+    ListUnsent: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.ListUnsentRequest, _cache_manager_pb2.ListUnsentResponse]  # type: ignore[assignment]
+    """What programs wrote and could not be stored, because a fileserver was away."""
+    ReadUnsent: _aio.UnaryStreamMultiCallable[_cache_manager_pb2.ReadUnsentRequest, _cache_manager_pb2.ReadUnsentResponse]  # type: ignore[assignment]
+    """First message: the store. Then what was written, in order, each piece with its place in the file."""
+    DiscardUnsent: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.DiscardUnsentRequest, _cache_manager_pb2.DiscardUnsentResponse]  # type: ignore[assignment]
     Mount: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.MountRequest, _cache_manager_pb2.MountResponse]  # type: ignore[assignment]
     Unmount: _aio.UnaryUnaryMultiCallable[_cache_manager_pb2.UnmountRequest, _cache_manager_pb2.UnmountResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_cache_manager_pb2.CacheWatchRequest, _cache_manager_pb2.CacheWatchResponse]  # type: ignore[assignment]
@@ -194,6 +204,29 @@ class CacheManagerServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_manager_pb2.CheckServersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_manager_pb2.CheckServersResponse, _abc.Awaitable[_cache_manager_pb2.CheckServersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListUnsent(
+        self,
+        request: _cache_manager_pb2.ListUnsentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_manager_pb2.ListUnsentResponse, _abc.Awaitable[_cache_manager_pb2.ListUnsentResponse]]:
+        """What programs wrote and could not be stored, because a fileserver was away."""
+
+    @_abc_1.abstractmethod
+    def ReadUnsent(
+        self,
+        request: _cache_manager_pb2.ReadUnsentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cache_manager_pb2.ReadUnsentResponse], _abc.AsyncIterator[_cache_manager_pb2.ReadUnsentResponse]]:
+        """First message: the store. Then what was written, in order, each piece with its place in the file."""
+
+    @_abc_1.abstractmethod
+    def DiscardUnsent(
+        self,
+        request: _cache_manager_pb2.DiscardUnsentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_manager_pb2.DiscardUnsentResponse, _abc.Awaitable[_cache_manager_pb2.DiscardUnsentResponse]]: ...
 
     @_abc_1.abstractmethod
     def Mount(

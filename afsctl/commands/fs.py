@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from afsctl.commands import fs_cache, fs_copy, fs_files, fs_mounts, fs_volume
+from afsctl.commands import fs_cache, fs_copy, fs_files, fs_mounts, fs_unsent, fs_volume
 from afsctl.failure import CommandError
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ fs_files.add_to(app)
 fs_volume.add_to(app)
 fs_mounts.add_to(app)
 fs_cache.add_to(app)
+app.add_typer(fs_unsent.app, name="unsent")
 
 
 def _add_not_yet(name: str, summary: str) -> None:

@@ -74,7 +74,10 @@ def check_servers(
     client: ClientOption = None,
     cell: CellDirOption = DEFAULT_CELL_DIR,
 ) -> None:
-    """List the fileservers that the client knows, and its channels to them."""
+    """List the fileservers that the client knows, and its channels to them.
+
+    What could not be stored while one was away is tried again.
+    """
     with channel_to(find_address(Door.CLIENT, client, cell)) as channel:
         stub = cache_manager_pb2_grpc.CacheManagerStub(channel)
         answer = stub.CheckServers(cache_manager_pb2.CheckServersRequest())
@@ -86,6 +89,9 @@ def check_servers(
     ]
     records = [record_of(server) for server in answer.servers]
     print_listing(columns, records, as_json=as_json, empty="The client knows no fileserver yet.")
+    waiting, conflicts = answer.unsent_waiting, answer.unsent_conflicts
+    if (waiting or conflicts) and not as_json:
+        print(f"Unsent stores: {waiting} waiting, {conflicts} in conflict; see afsctl fs unsent.")
 
 
 def _print_flushed(count: int, *, as_json: bool) -> None:

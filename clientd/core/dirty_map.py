@@ -22,7 +22,7 @@ Invariants
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -69,6 +69,16 @@ class DirtyMap:
         self._ends: list[int] = []
         self.cut: int | None = None
         self.reach = 0
+
+    @classmethod
+    def of(cls, ranges: Sequence[tuple[int, int]], cut: int | None, reach: int) -> DirtyMap:
+        """A map as it was: `ranges`, `cut` and `reach` of another one."""
+        made = cls()
+        made._starts = [start for start, _ in ranges]
+        made._ends = [end for _, end in ranges]
+        made.cut = cut
+        made.reach = reach
+        return made
 
     # --- asking ---
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from afs.types import DirectoryEntry
+from afs.types import DirectoryEntry, Fid
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class Listing:
         if entry is None and not self.complete:
             return UNKNOWN
         return entry
+
+    def name_of(self, fid: Fid) -> str:
+        """A name of the vnode here; "" if none is known."""
+        return next((entry.name for entry in self._entries.values() if entry.fid == fid), "")
 
     def in_order(self) -> Sequence[DirectoryEntry]:
         """All entries, in order of their names; later edits do not move what was returned."""

@@ -13,8 +13,9 @@ Theory of operation (the model is Linux `fs/afs/rotate.c`)
        looked up as well: the volume may have been brought to life elsewhere (a move whose volserver
        died leaves it taken where it was). Then comes a new round, after a wait that doubles.
     5. It ends when patience does: VNOVOL alone is believed after NO_VOLUME_PATIENCE_S (a volume
-       that is just being put in place is there soon), what passes by itself after RETRY_TOTAL_S,
-       anything else at once.
+       that is just being put in place is there soon), fileservers that are away are waited for as
+       long as the client is told to (for ever, or not at all once they have been away for long),
+       what else passes by itself for RETRY_TOTAL_S, anything else not at all.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from afs.errors import AfsCode, AfsError
-from afs.limits import NO_VOLUME_PATIENCE_S
+from afs.limits import NO_VOLUME_PATIENCE_S, RETRY_TOTAL_S
 from clientd.core.patience import PASSING, Patience
 
 # What is told of a volume that is not there (any more): its location is looked up again.
@@ -34,6 +35,8 @@ BUSY_WAITS: Final = 3
 # What another site of the same volume need not have.
 OF_ONE_SITE: Final = frozenset({AfsCode.VSALVAGE, AfsCode.VNOSERVICE, AfsCode.EIO})
 RECOVERABLE: Final = PASSING | OUTDATED | OF_ONE_SITE
+# What is told of a fileserver that is not there.
+AWAY: Final = frozenset({AfsCode.RX_CALL_DEAD, AfsCode.VRESTARTING})
 
 _LEADS_TO_LOOK_UP: Final = OUTDATED | {AfsCode.RX_CALL_DEAD, AfsCode.VBUSY}
 _PASSES: Final = PASSING | {AfsCode.VMOVED}
@@ -69,10 +72,12 @@ class Rotation:
 
     Args:
         now: steady seconds; patience counts from here.
+        away_patience_s: how long fileservers that are away are waited for; may be infinite.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, away_patience_s: float = RETRY_TOTAL_S) -> None:
         self._patience = Patience(now)
+        self._away_patience = Patience(now, away_patience_s)
         # Begins when the first round ended with nothing but VNOVOL.
         self._no_volume_patience: Patience | None = None
         # What each site said in this round.
@@ -130,6 +135,8 @@ class Rotation:
 
     def _wait_s(self, said: set[AfsCode], now: float) -> float | None:
         """Seconds before a new round; None if there is to be none."""
+        if said <= AWAY:
+            return self._away_patience.next_wait_s(now)
         if said & _PASSES:
             return self._patience.next_wait_s(now)
         if AfsCode.VNOVOL not in said:

@@ -629,3 +629,11 @@ async def fake_fileserver() -> AsyncIterator[FakeFileServer]:
         yield server
     finally:
         await server.stop()
+
+
+@asynccontextmanager
+async def lasting_location(server: FakeFileServer) -> AsyncIterator[str]:
+    """Address of a location service for this fileserver that is there when that one is not."""
+    async with fake_fileserver() as service:
+        address, service.address = service.address, server.address
+        yield address

@@ -74,11 +74,9 @@ def start(folder: Path, location: str, *flags: str) -> subprocess.Popen[bytes]:
 
 
 @asynccontextmanager
-async def running_process(
-    folder: Path, server: FakeFileServer, *flags: str
-) -> AsyncIterator[Process]:
+async def running_process(folder: Path, location: str, *flags: str) -> AsyncIterator[Process]:
     """A clientd process that serves; killed in the end if it still runs."""
-    popen = await asyncio.to_thread(start, folder, server.address, *flags)
+    popen = await asyncio.to_thread(start, folder, location, *flags)
     process = Process(popen, folder)
     try:
         yield await process.until_serving()
@@ -101,7 +99,7 @@ async def test_thawed_client_first_answers_with_the_new_content(
 ) -> None:
     """Stopped for less than a lease, with a break and a read waiting for it (I8)."""
     fid = server.add("f", b"old")
-    async with running_process(tmp_path, server) as process:
+    async with running_process(tmp_path, server.address) as process:
         await warm(process, "/home/f")
         os.kill(process.popen.pid, signal.SIGSTOP)
         try:
@@ -130,14 +128,14 @@ async def test_killed_client_keeps_its_cache(server: FakeFileServer, tmp_path: P
     data = {f"f{number}": os.urandom(5000 + number) for number in range(30)}
     for name, content in data.items():
         server.add(name, content)
-    async with running_process(tmp_path, server) as process:
+    async with running_process(tmp_path, server.address) as process:
         for name, content in data.items():
             assert (await process.program.read(f"/home/{name}")).data == content
         async with asyncio.timeout(PATIENCE_S):
             while await asyncio.to_thread(indexed, tmp_path / "cache") < 10:
                 await asyncio.sleep(0.05)
         await process.end(signal.SIGKILL)
-    async with running_process(tmp_path, server) as process:
+    async with running_process(tmp_path, server.address) as process:
         sources = []
         for name, content in data.items():
             answer = await process.program.read(f"/home/{name}")

@@ -85,6 +85,17 @@ def test_truncation_alone_is_a_part() -> None:
     assert dirty.is_clean
 
 
+def test_map_of_another_life_is_the_same() -> None:
+    """Made of its ranges, cut and reach."""
+    dirty = DirtyMap()
+    dirty.truncate(30)
+    dirty.write(3, 5)
+    dirty.write(40, 50)
+    again = DirtyMap.of(dirty.ranges(), dirty.cut, dirty.reach)
+    assert again.parts(10, here) == dirty.parts(10, here)
+    assert list(again.segments(0, 99, 10)) == list(dirty.segments(0, 99, 10))
+
+
 class Server:
     """A fileserver's file, as StoreData changes it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from afs.errors import AfsCode, AfsError
@@ -89,6 +91,23 @@ def test_unreachable_site_is_left_for_another_at_once() -> None:
     assert journey.next() == Try("a", RETRY_FIRST_S)
     journey.fails("a", AfsCode.RX_CALL_DEAD)
     assert journey.next() == Try("b")
+
+
+def test_absent_fileservers_are_waited_for_as_long_as_told() -> None:
+    """Not at all, or for ever; a volume that is just busy is not concerned."""
+    journey = Journey("a", "b")
+    journey.rotation = Rotation(NOW, away_patience_s=0)
+    assert journey.until_given_up(AfsCode.RX_CALL_DEAD) == ["a", "b"]
+    journey.rotation = Rotation(NOW, away_patience_s=math.inf)
+    for _ in range(1000):
+        step = journey.next()
+        if isinstance(step, Try):
+            journey.fails(step.address, AfsCode.RX_CALL_DEAD)
+        assert not isinstance(step, GiveUp)
+    assert journey.now - NOW > 10 * RETRY_TOTAL_S
+    journey = Journey("a")
+    journey.rotation = Rotation(NOW, away_patience_s=math.inf)
+    journey.until_given_up(AfsCode.VBUSY)
 
 
 def test_busy_site_is_waited_for_before_another_is_tried() -> None:

@@ -69,6 +69,13 @@ def test_complete_listing_knows_what_is_not_there() -> None:
     assert len(listing) == 2
 
 
+def test_listing_finds_the_name_of_a_vnode() -> None:
+    """Any one it has; none for a stranger."""
+    listing = Listing([entry("b"), entry("a")], 3, complete=False)
+    assert listing.name_of(entry("a").fid) in {"a", "b"}
+    assert listing.name_of(Fid(9, 9, 9)) == ""
+
+
 def test_incomplete_listing_does_not_guess() -> None:
     """UNKNOWN for a name that was not looked up."""
     listing = Listing([entry("a")], 3, complete=False)

@@ -192,7 +192,7 @@ async def test_programs_beside_a_frozen_client_see_nothing_old_after_its_lease(
     place = tmp_path / "afs"
     place.mkdir()
     path = place / "home/f"
-    async with running_process(tmp_path, server, f"--mount={place}") as process:
+    async with running_process(tmp_path, server.address, f"--mount={place}") as process:
         try:
             assert await do(path.read_bytes) == b"old"
             os.kill(process.popen.pid, signal.SIGSTOP)

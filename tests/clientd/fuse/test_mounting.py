@@ -104,7 +104,7 @@ async def test_killed_client_leaves_no_dead_mount(
     server: FakeFileServer, tmp_path: Path, place: Path
 ) -> None:
     """Its guard takes the mount away (SIGKILL)."""
-    async with running_process(tmp_path, server, f"--mount={place}") as process:
+    async with running_process(tmp_path, server.address, f"--mount={place}") as process:
         assert mounted_at(place) is not None
         process.popen.send_signal(signal.SIGKILL)
         await until_ended(process.popen)
@@ -113,7 +113,7 @@ async def test_killed_client_leaves_no_dead_mount(
 
 async def test_stopped_client_unmounts(server: FakeFileServer, tmp_path: Path, place: Path) -> None:
     """SIGTERM: nothing is left, exit status 0."""
-    async with running_process(tmp_path, server, f"--mount={place}") as process:
+    async with running_process(tmp_path, server.address, f"--mount={place}") as process:
         assert await process.end() == 0
         assert mounted_at(place) is None
 
@@ -159,7 +159,7 @@ async def test_stopped_client_stores_what_was_written(
 ) -> None:
     """By a program that has not closed it yet."""
     fid = server.add("f", b"")
-    async with running_process(tmp_path, server, f"--mount={place}") as process:
+    async with running_process(tmp_path, server.address, f"--mount={place}") as process:
 
         def write() -> int:
             descriptor = os.open(place / "home/f", os.O_WRONLY)
@@ -179,7 +179,7 @@ async def test_removed_open_file_of_a_killed_client_goes_with_the_next_mount(
 ) -> None:
     """Its other name was written down."""
     server.add("f", b"x")
-    async with running_process(tmp_path, server, f"--mount={place}") as process:
+    async with running_process(tmp_path, server.address, f"--mount={place}") as process:
 
         def remove() -> int:
             descriptor = os.open(place / "home/f", os.O_RDONLY)
@@ -193,7 +193,7 @@ async def test_removed_open_file_of_a_killed_client_goes_with_the_next_mount(
         await until_ended(process.popen)
         await until_gone(place)
     await do(os.close, descriptor)
-    async with running_process(tmp_path, server, f"--mount={place}"):
+    async with running_process(tmp_path, server.address, f"--mount={place}"):
         async with asyncio.timeout(PATIENCE_S):
             while server.nodes[server.root].names:
                 await asyncio.sleep(0.01)
