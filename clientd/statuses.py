@@ -100,7 +100,8 @@ class Statuses:
         Raises:
             AfsError: as BulkStatus.
         """
-        missing = [fid for fid in fids if self._servers.trusted(fid) is None]
+        # A file may have several names in one directory.
+        missing = [fid for fid in dict.fromkeys(fids) if self._servers.trusted(fid) is None]
         coming = {self._coming[fid] for fid in missing if fid in self._coming}
         to_ask = [fid for fid in missing if fid not in self._coming and not self.waiting(fid)]
         for at in range(0, len(to_ask), MAX_BULK_FIDS):

@@ -260,7 +260,15 @@ class FileOperations:
     def fsync(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         """Likewise, of a file that stays open."""
         number, _ = abi.FSYNC_IN.unpack_from(request.body)
-        return self._flush_of(self.handles.get(number))
+        handle = self.handles.get(number)
+        if not handle.file.writable and self._services.open_files.is_dirty(handle.node.fid):
+            return self._store_for(handle.node.fid)
+        return self._flush_of(handle)
+
+    async def _store_for(self, fid: Fid) -> Answer:
+        """What others wrote is stored, for one who only reads and asks for it."""
+        await self.store(fid)
+        return b""
 
     def _flush_of(self, handle: FileHandle) -> Answer | Coroutine[Any, Any, Answer]:
         if not handle.file.writable or self._silly.is_kept(handle.node.fid):

@@ -114,7 +114,7 @@ async def test_fileserver_that_cannot_is_asked_one_by_one(
 async def test_statuses_are_brought_in_one_call(
     server: FakeFileServer, program: LocalProgram
 ) -> None:
-    """Those that are trusted are not asked about; one that is gone is no error."""
+    """Those that are trusted are not asked about, none twice; one that is gone is no error."""
     fids = [server.add(f"f{number}", b"x") for number in range(10)]
     await program.stat("/home/f0")
     await program.until_leased()
@@ -123,7 +123,8 @@ async def test_statuses_are_brought_in_one_call(
     gone = Fid(VOLUME, 999, 999)
     before = server.calls.copy()
     await asyncio.gather(
-        services.statuses.bring(volume, [*fids, gone]), services.statuses.bring(volume, fids)
+        services.statuses.bring(volume, [*fids, gone, fids[5]]),
+        services.statuses.bring(volume, fids),
     )
     assert server.calls - before == {"BulkStatus": 1}
     assert all(services.servers.trusted(fid) is not None for fid in fids)

@@ -149,6 +149,23 @@ async def test_writes_are_seen_before_they_are_flushed(mounted: MountedCell) -> 
     await do(work)
 
 
+async def test_fsync_of_a_reader_stores_what_others_wrote(mounted: MountedCell) -> None:
+    """It is about the file, whoever asks."""
+
+    def work() -> tuple[int, int]:
+        path = mounted.roots[0] / "f"
+        writer = os.open(path, os.O_CREAT | os.O_WRONLY)
+        reader = os.open(path, os.O_RDONLY)
+        os.write(writer, b"data")
+        os.fsync(reader)
+        return writer, reader
+
+    descriptors = await do(work)
+    assert (await mounted.programs[0].read("/home/f")).data == b"data"
+    for descriptor in descriptors:
+        await do(os.close, descriptor)
+
+
 async def test_names_are_moved(mounted: MountedCell) -> None:
     """Over existing files and empty directories, between directories; what is not empty stays."""
 
@@ -181,6 +198,7 @@ async def test_hard_links_stay_in_a_directory(mounted: MountedCell) -> None:
         assert (root / "f").stat().st_nlink == 2
         assert (root / "f").stat().st_ino == (root / "g").stat().st_ino
         assert errno_of(lambda: os.link(root / "f", root / "d/f")) == errno.EXDEV
+        assert sorted(os.listdir(root)) == ["d", "f", "g"]
         (root / "f").unlink()
         assert (root / "g").stat().st_nlink == 1
         assert (root / "g").read_bytes() == b"1"
