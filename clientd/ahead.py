@@ -1,7 +1,7 @@
 """Small files brought ahead of need, many in one call.
 
 Theory of operation
-    Every file that is about to be read is told of (`about_to_read`). If `core.reading_order` says
+    Every file that is about to be read is told of (`begin`). If `core.reading_order` says
     that others will be read next, they come along in one BulkFetch; whoever reads one that is under
     way waits for it. What comes is judged file by file: its status and promise by the rules for
     every reply (R10), its data is kept under the DataVersion that came with it, in memory until it
@@ -69,14 +69,14 @@ class Ahead:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._keeping, return_exceptions=True)
 
-    async def about_to_read(self, volume: VolumeCalls, fid: Fid) -> bool:
-        """Has a file brought, with those that follow it, if that pays.
+    def begin(self, volume: VolumeCalls, fid: Fid) -> asyncio.Future[None] | None:
+        """A file is about to be read: has it brought, with those that follow it, if that pays.
 
         Returns:
-            True if it was waited for; it may not be here all the same.
+            None if it is not under way; else what is done when it is here, or will not be.
         """
         if volume.in_use in self._without:
-            return False
+            return None
         fids = self._order.read(fid)
         if fids:
             loop = asyncio.get_running_loop()
@@ -84,7 +84,11 @@ class Ahead:
             task = asyncio.create_task(self._bring(volume, fids))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        coming = self._coming.get(fid)
+        return self._coming.get(fid)
+
+    async def about_to_read(self, volume: VolumeCalls, fid: Fid) -> bool:
+        """As `begin`, and waits for the file; True if it was under way."""
+        coming = self.begin(volume, fid)
         if coming is None:
             return False
         await asyncio.shield(coming)

@@ -131,6 +131,15 @@ class FileData:
             if joined is not None:
                 joined.leave()
 
+    def begin(self, volume: VolumeCalls, vnode: Vnode) -> None:
+        """A file is about to be read: small ones that will be read next are brought."""
+        if vnode.length <= MAX_BULK_FILE_BYTES:
+            self._ahead.begin(volume, vnode.fid)
+
+    def brought(self, key: PieceKey) -> bytes | None:
+        """The piece, if it was brought ahead and is in memory."""
+        return self._ahead.take(key)
+
     def is_cached(self, vnode: Vnode, offset: int, length: int) -> bool:
         """True if all the data asked for is here: on disk, or on its way there."""
         end = min(vnode.length, offset + length)

@@ -39,7 +39,8 @@ class Pieces:
 
     def peek(self, key: PieceKey) -> bytes | None:
         """The piece, if it is in memory."""
-        return self._recent.peek(key)
+        data = self._recent.peek(key)
+        return self.data.brought(key) if data is None else data
 
     def keep(self, key: PieceKey, data: bytes) -> None:
         """Remembers a piece."""
@@ -87,6 +88,7 @@ class ReadAhead:
 
     def follow(self, volume: VolumeCalls, vnode: Vnode, number: int) -> None:
         """The reader is at this piece now."""
+        self._pieces.data.begin(volume, vnode)
         in_order, self._last = number == self._last + 1, number
         run = self._run
         if run is not None and run.brings(vnode, number):
