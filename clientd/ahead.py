@@ -4,8 +4,8 @@ Theory of operation
     Every file that is about to be read is told of (`begin`). If `core.reading_order` says
     that others will be read next, they come along in one BulkFetch; whoever reads one that is under
     way waits for it. What comes is judged file by file: its status and promise by the rules for
-    every reply (R10), its data is kept under the DataVersion that came with it, in memory until it
-    is read or something newer needs the room, and in the disk cache.
+    every reply (R10), its data is kept under the DataVersion that came with it, in memory among the
+    recent pieces, and in the disk cache.
 
     It is a help, and never the only way: whatever goes wrong here, the reader fetches for itself,
     and hears then what is wrong.
@@ -14,7 +14,6 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
@@ -32,8 +31,8 @@ from clientd.disk_cache import DiskCache
 from clientd.journal import Journal
 from clientd.volume_calls import VolumeCalls
 
-# Data that waits in memory to be read: several of the largest batches.
-MEMORY_BYTES: Final = 16 * MIB
+# Data on its way to the disk, beyond which no more is taken in: a few of the largest batches.
+MAX_UNKEPT_BYTES: Final = 8 * MIB
 
 
 class Ahead:
@@ -43,19 +42,14 @@ class Ahead:
         cache: what is remembered.
         disk: where data is kept.
         journal: counts and tells.
-
-    Attributes:
-        used_bytes: what is in memory.
     """
 
     def __init__(self, cache: VnodeCache, disk: DiskCache, journal: Journal) -> None:
         self._cache = cache
         self._disk = disk
         self._journal = journal
-        self._order = ReadingOrder(cache, self._is_here)
+        self._order = ReadingOrder(cache, self.is_here)
         self._coming: dict[Fid, asyncio.Future[None]] = {}
-        self._data: OrderedDict[PieceKey, bytes] = OrderedDict()
-        self.used_bytes = 0
         # Fileservers that cannot do it.
         self._without: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,24 +88,8 @@ class Ahead:
         await asyncio.shield(coming)
         return True
 
-    def has(self, key: PieceKey) -> bool:
-        """True if the piece, which is all of a small file, is in memory."""
-        return key in self._data
-
-    def has_any(self, fid: Fid) -> bool:
-        """True if the file is in memory as it was last told of."""
-        entry = self._cache.peek(fid)
-        return entry is not None and PieceKey(fid, entry.status.data_version, 0) in self._data
-
-    def take(self, key: PieceKey) -> bytes | None:
-        """The piece, if it is in memory; it stays there only until it is in the disk cache."""
-        data = self._data.get(key)
-        if data is not None and self._disk.has(key):
-            del self._data[key]
-            self.used_bytes -= len(data)
-        return data
-
-    def _is_here(self, fid: Fid) -> bool:
+    def is_here(self, fid: Fid) -> bool:
+        """True for a file whose data need not be fetched, or is under way."""
         if fid in self._coming:
             return True
         entry = self._cache.peek(fid)
@@ -120,7 +98,7 @@ class Ahead:
         if not entry.status.length:
             return True
         key = PieceKey(fid, entry.status.data_version, 0)
-        return key in self._data or self._disk.has(key)
+        return self._disk.recent.has(key) or self._disk.has(key)
 
     async def _bring(self, volume: VolumeCalls, fids: Sequence[Fid]) -> None:
         """One BulkFetch."""
@@ -166,17 +144,13 @@ class Ahead:
         self._journal.count("files_fetched_in_bulk")
         self._journal.count("bytes_fetched", vnode.length)
         key = PieceKey(fid, vnode.data_version, 0)
-        self.used_bytes += len(result.data) - len(self._data.pop(key, b""))
-        self._data[key] = result.data
-        while self.used_bytes > MEMORY_BYTES:
-            _, gone = self._data.popitem(last=False)
-            self.used_bytes -= len(gone)
+        self._disk.recent.keep(key, result.data)
         return key, result.data
 
     async def _keep(self, came: Sequence[tuple[PieceKey, bytes]]) -> None:
         """Puts data into the disk cache; nobody waits for that unless the disk falls behind."""
         size = sum(len(data) for _, data in came)
-        while self._unkept_bytes > MEMORY_BYTES // 2:
+        while self._unkept_bytes > MAX_UNKEPT_BYTES:
             await asyncio.wait(self._keeping, return_when=asyncio.FIRST_COMPLETED)
         self._unkept_bytes += size
         task = asyncio.create_task(self._disk.put_all(came))

@@ -70,7 +70,7 @@ class FileData:
             AfsError: as FetchData.
         """
         brought = offset < DATA_PIECE_BYTES and await self._ahead.about_to_read(volume, fid)
-        if offset >= DATA_PIECE_BYTES or self._disk.has_any(fid) or self._ahead.has_any(fid):
+        if offset >= DATA_PIECE_BYTES or self._disk.has_any(fid) or self._ahead.is_here(fid):
             # A FetchStatus may show that the data need not be fetched.
             known = await self._statuses.status(volume, fid)
             source = Source.FILE_SERVER if brought else min(known.source, Source.REVALIDATED)
@@ -104,7 +104,7 @@ class FileData:
         try:
             for number in range(first, last + 1):
                 key = PieceKey(vnode.fid, vnode.data_version, number)
-                data = await ahead if ahead is not None else self._ahead.take(key)
+                data = await ahead if ahead is not None else self._disk.recent.peek(key)
                 if data is None:
                     data = await self._disk.take(key)
                 if joined is not None:
@@ -136,16 +136,12 @@ class FileData:
         if vnode.length <= MAX_BULK_FILE_BYTES:
             self._ahead.begin(volume, vnode.fid)
 
-    def brought(self, key: PieceKey) -> bytes | None:
-        """The piece, if it was brought ahead and is in memory."""
-        return self._ahead.take(key)
-
     def is_cached(self, vnode: Vnode, offset: int, length: int) -> bool:
         """True if all the data asked for is here: on disk, or on its way there."""
         end = min(vnode.length, offset + length)
         return all(
             self._disk.has(PieceKey(vnode.fid, vnode.data_version, number))
-            or self._ahead.has(PieceKey(vnode.fid, vnode.data_version, number))
+            or self._disk.recent.has(PieceKey(vnode.fid, vnode.data_version, number))
             or any(
                 fetch.has_in_hand(vnode.data_version, number)
                 for fetch in self._fetches.get(vnode.fid, ())

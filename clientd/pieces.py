@@ -39,8 +39,7 @@ class Pieces:
 
     def peek(self, key: PieceKey) -> bytes | None:
         """The piece, if it is in memory."""
-        data = self._recent.peek(key)
-        return self.data.brought(key) if data is None else data
+        return self._recent.peek(key)
 
     def keep(self, key: PieceKey, data: bytes) -> None:
         """Remembers a piece."""

@@ -148,13 +148,14 @@ async def test_a_bulk_fetch_that_fails_costs_nothing_but_itself(
     assert server.calls["FetchData"] <= 3
 
 
-async def test_memory_is_bounded(
+async def test_a_disk_that_falls_behind_is_waited_for(
     server: FakeFileServer, program: LocalProgram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What nobody read yet gives way to what came later, and is read from the disk cache then."""
-    monkeypatch.setattr(module, "MEMORY_BYTES", 20)
-    fill(server, 60)
-    for number in range(60):
+    """No more is taken in than what is bounded on its way to the disk; nothing is lost by that."""
+    monkeypatch.setattr(module, "MAX_UNKEPT_BYTES", 10)
+    fill(server)
+    for number in range(FILES):
         await read(program, number)
-        assert program.client.services.ahead.used_bytes <= 20
-    assert server.calls["BulkFetch"] >= 3
+    assert server.calls["FetchData"] == 1
+    disk = program.client.services.disk
+    assert disk.file_count() == FILES
