@@ -8,7 +8,7 @@ import pytest
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import MAX_FILE_BYTES, MIB
-from tests.clientd.fake_fileserver import FakeFileServer
+from tests.clientd.fake_fileserver import VOLUME, FakeFileServer
 from tests.clientd.local_program import LocalProgram
 from tests.clientd.open_handles import home, opened
 
@@ -243,7 +243,6 @@ async def test_writes_wait_while_the_file_is_stored(
 
 async def test_what_cannot_be_opened(server: FakeFileServer, program: LocalProgram) -> None:
     """A directory; nor does a handle for reading write, or one for writing beyond all bounds."""
-    server.has_clones = True
     volume = await home(program)
     files = program.client.services.open_files
     with pytest.raises(AfsError) as caught:
@@ -262,6 +261,20 @@ async def test_what_cannot_be_opened(server: FakeFileServer, program: LocalProgr
                 await attempt
             assert caught.value.code is AfsCode.EFBIG
     assert not server.stores
+
+
+async def test_read_only_volume_is_not_opened_for_writing(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """EROFS at open, not at close."""
+    server.has_clones = True
+    volume = await program.client.services.volumes.named("home.readonly")
+    server.volumes["clone"] = volume.volume_id
+    fid = server.add("f", b"old")._replace(volume=volume.volume_id)
+    server.nodes[fid] = server.nodes[fid._replace(volume=VOLUME)]
+    with pytest.raises(AfsError) as caught:
+        await program.client.services.open_files.open(volume, fid, write=True)
+    assert caught.value.code is AfsCode.EROFS
 
 
 async def test_many_readers_cost_one_fetch(server: FakeFileServer, program: LocalProgram) -> None:
