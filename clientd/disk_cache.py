@@ -41,6 +41,8 @@ from clientd.recent_pieces import RecentPieces
 
 # After a failed write the disk is left alone this long.
 WRITE_PAUSE_S: Final = 1.0
+# Pieces that may be on their way to the disk without anybody waiting for it, up to 1 MiB each.
+PUTS_BEHIND: Final = 16
 # Threads that wait for the disk.
 _THREADS: Final = 4
 
@@ -181,6 +183,14 @@ class DiskCache:
         task.add_done_callback(self._putting.discard)
         return await asyncio.shield(task)
 
+    async def put_behind(self, key: PieceKey, data: bytes) -> None:
+        """As `put`, mostly without waiting: who wants the piece soon has it in memory."""
+        task = asyncio.create_task(self._put(key, data))
+        self._putting.add(task)
+        task.add_done_callback(self._putting.discard)
+        if len(self._putting) > PUTS_BEHIND:
+            await asyncio.shield(task)
+
     async def _put(self, key: PieceKey, data: bytes) -> bool:
         size = disk_bytes_of(len(data))
         if size > self._room or not self.can_write() or self._table.is_outdated(key):
@@ -264,6 +274,8 @@ class DiskCache:
             new_version: what it is.
             keep: tells by its number whether a piece is as it was; the others go.
         """
+        if not self._table.has_any(fid):
+            return
         task = asyncio.create_task(self._carry_over(fid, data_version, new_version, keep))
         self._putting.add(task)
         task.add_done_callback(self._putting.discard)

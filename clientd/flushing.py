@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from afs.errors import AfsCode, AfsError
 from afs.limits import DATA_PIECE_BYTES, UNSENT_AFTER_S
@@ -172,6 +173,8 @@ class Flushing:
         except AfsError as error:
             if error.code in RECOVERABLE and file.is_dirty and not file.is_kept:
                 await self._unsent.keep(file, str(error))
+            elif file.record is not None:
+                file.record.reason = str(error)
             raise
         await self._unsent.sent(file)
 
@@ -246,5 +249,7 @@ class Flushing:
         mtime_ns = file.mtime_ns
         await self._storing.stored(file, *done)
         if mtime_ns is not None:
-            await self._storing.set_mtime(file, mtime_ns)
+            # The data is stored; that it has the time of its arrival is no reason to say it is not.
+            with suppress(AfsError):
+                await self._storing.set_mtime(file, mtime_ns)
         return not file.is_dirty

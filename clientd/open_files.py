@@ -207,7 +207,11 @@ class OpenFiles:
 
     async def stop(self) -> None:
         """Stores what is dirty, as far as that is possible soon, and keeps the rest on disk."""
-        dirty = [file for file in self._files.values() if file.is_dirty]
+        dirty = [
+            file
+            for file in self._files.values()
+            if file.is_dirty and not (file.is_kept and file.volume.away_for_s)
+        ]
         flushes = [asyncio.ensure_future(self._flushing.flush(file)) for file in dirty]
         if flushes:
             await asyncio.wait(flushes, timeout=DRAIN_S)

@@ -67,7 +67,7 @@ class StoredPieces:
                 data = await self._put_together(file, stored, number, None)
             if data is not None:
                 self._pieces.keep(key, data)
-                await self._disk.put(key, data)
+                await self._disk.put_behind(key, data)
 
     async def _adopt(self, file: LocalFile, stored: StoredPart, key: PieceKey) -> bool:
         """Makes the file of a piece that was written as a whole the cache's."""

@@ -138,12 +138,11 @@ class Unsent:
         files = await file.pieces.all_in_files()
         if files is not None:
             record.pieces = files
-            await self._write(record)
-        else:
-            record.is_on_disk = False
-        if record.is_on_disk:
+        if files is not None and await self._write(record):
             file.pieces.note_listed(record.pieces.values())
         else:
+            # A record that is there already is as good as it was, and so are its files.
+            record.is_on_disk = False
             _log.warning("unsent_store.not_on_disk", fid=str(file.fid))
         is_new = file.record is None
         file.record = record
@@ -225,16 +224,15 @@ class Unsent:
             return ""
         return directory.listing.name_of(vnode.fid)
 
-    async def _write(self, record: UnsentRecord) -> None:
+    async def _write(self, record: UnsentRecord) -> bool:
+        """Writes the record; False if what was there before is there still."""
         try:
             await asyncio.to_thread(self._records.write, record)
         except OSError as error:
             _log.warning("unsent_store.not_written", fid=str(record.fid), error=str(error))
-            if not record.is_on_disk:
-                return
-            # What is there says what was true before, and is as good.
-        else:
-            record.is_on_disk = True
+            return False
+        record.is_on_disk = True
+        return True
 
     async def _drop(self, file: LocalFile, record: UnsentRecord) -> None:
         await asyncio.to_thread(self._records.remove, record)

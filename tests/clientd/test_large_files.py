@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from afs.errors import AfsCode, AfsError
 from afs.limits import MIB
+from clientd import early_store
 from tests.clientd.fake_fileserver import FakeFileServer
 from tests.clientd.local_program import PATIENCE_S, LocalProgram, running_client
 from tests.clientd.open_handles import opened
@@ -81,6 +84,23 @@ async def test_early_store_that_no_longer_fits_never_happened(
         assert server.nodes[fid].data == expected
         assert len(server.stores) == 1
         server.stores.clear()
+
+
+async def test_early_store_of_a_slow_writer_is_begun_again(
+    server: FakeFileServer, program: LocalProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not hold the fileserver's stream for ever; the flush stores everything."""
+    monkeypatch.setattr(early_store, "IDLE_S", 0.05)
+    fid = server.add("f")
+    data = bytes(range(256)) * 4096 * 5
+    async with opened(program, fid) as handle:
+        for at in range(0, len(data), MIB):
+            await handle.write(at, data[at : at + MIB])
+        early = program.client.services.open_files._flushing._early[fid]
+        await program.until(early._task.done)
+        await handle.write(len(data), b"more")
+    assert server.nodes[fid].data == data + b"more"
+    assert len(server.stores) == 1
 
 
 async def test_early_store_that_fails_is_done_again(

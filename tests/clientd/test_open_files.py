@@ -79,6 +79,7 @@ async def test_what_was_stored_is_in_the_cache(
         big += b"appended"
     assert counter(program, "fetch_status_calls") == 1
     disk = program.client.services.disk
+    await disk.settle()
     assert disk.cached_bytes(fid, server.nodes[fid].vnode.data_version) == len(big)
     assert (await program.read("/home/big")).data == big
     assert server.calls["FetchData"] == fetched
