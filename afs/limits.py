@@ -153,6 +153,9 @@ PROTECTION_DEADLINE_S: Final = 10.0
 # Entries of one access list, positive and negative. Source: OpenAFS AFSOPAQUEMAX leaves room for
 # 20; a list is part of its directory's row, so this bounds the row to some 3 KiB.
 MAX_ACL_ENTRIES: Final = 128
+# Files of a directory whose promises are broken one by one when its access list changes, some 10 ms
+# of work; of a larger one those on the whole volume are.
+ACL_FILES_TOLD_MAX: Final = 4096
 # Groups that a user who is no administrator may own. Source: OpenAFS PRGROUPQUOTA.
 GROUP_QUOTA: Final = 20
 # Groups of one user, members of one group: bounds what a fileserver remembers of a caller.

@@ -82,7 +82,8 @@ class Vnode:
     `mode` holds permission bits only (0 to 0o7777). `length` is in bytes; for a symbolic link the
     length of its target in UTF-8, for a directory the number of its entries. Times are nanoseconds
     since the Unix epoch. `parent` is the directory the vnode is in (for a hard-linked file: was
-    created in); the root directory is its own parent.
+    created in); the root directory is its own parent. `acl` is a directory's access list, as
+    `afs.access.acl` keeps it; "": the one that every new volume has. For files it says nothing.
     """
 
     fid: Fid
@@ -96,6 +97,7 @@ class Vnode:
     client_mtime_ns: int
     server_mtime_ns: int
     parent: Fid
+    acl: str = ""
 
 
 @dataclass(frozen=True, slots=True)

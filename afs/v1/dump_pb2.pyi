@@ -109,6 +109,7 @@ class DumpVnode(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     DATA_LOST_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
     symlink_target: _builtins.str
     inline_data: _builtins.bytes
     """Small files: the data itself. Larger ones: their chunks in order; what no chunk covers is zero."""
@@ -116,6 +117,8 @@ class DumpVnode(_message.Message):
     """The change counter at which the vnode was last changed; 0 (from an older laterfs): that of the header."""
     data_lost: _builtins.bool
     """The inline data, or the target, are known to be lost: reading them fails. Lost chunks have a hash of zeroes."""
+    acl: _builtins.str
+    """Of a directory: its access list, as volumes keep it (afs/access/acl.py); empty: the one of a new volume."""
     @_builtins.property
     def status(self) -> _types_pb2.FileStatus: ...
     @_builtins.property
@@ -132,10 +135,11 @@ class DumpVnode(_message.Message):
         chunks: _abc.Iterable[Global___DumpChunkRef] | None = ...,
         changed: _builtins.int = ...,
         data_lost: _builtins.bool = ...,
+        acl: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "chunks", b"chunks", "data_lost", b"data_lost", "entries", b"entries", "inline_data", b"inline_data", "status", b"status", "symlink_target", b"symlink_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "changed", b"changed", "chunks", b"chunks", "data_lost", b"data_lost", "entries", b"entries", "inline_data", b"inline_data", "status", b"status", "symlink_target", b"symlink_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, NamedTuple
 
 from afs.errors import AfsCode, AfsError
@@ -67,6 +68,10 @@ class Tables(ABC):
         """What a name stands for in a directory; None if nothing."""
 
     @abstractmethod
+    def entries(self, directory: int, limit: int) -> dict[str, DirectoryEntry]:
+        """Up to `limit` entries of a directory by name, in no order."""
+
+    @abstractmethod
     def inline(self, number: int) -> bytes:
         """The bytes of an inline file, or the UTF-8 target of a symbolic link."""
 
@@ -108,6 +113,15 @@ class ChangeSet(Tables):
         if key in self.names:
             return self.names[key]
         return self._below.entry(directory, name)
+
+    def entries(self, directory: int, limit: int) -> dict[str, DirectoryEntry]:
+        changed = {name: entry for (where, name), entry in self.names.items() if where == directory}
+        found: dict[str, DirectoryEntry | None] = {
+            **self._below.entries(directory, limit + len(changed)),
+            **changed,
+        }
+        there = ((name, entry) for name, entry in found.items() if entry is not None)
+        return dict(islice(there, limit))
 
     def inline(self, number: int) -> bytes:
         edit = self.data.get(number)

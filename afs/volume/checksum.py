@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from blake3 import blake3
 
@@ -17,7 +17,8 @@ CHECKSUM_BYTES: Final = 8
 _LENGTH: Final = struct.Struct("<q")
 # What `checksum` hashes of the rows there are many of, packed in one call: a volume of 200,000
 # files has 600,000 of them. i: an integer; b: text or bytes, of a length.
-_VNODE: Final = struct.Struct("<6s" + "cq" * 14)
+_VNODE_UP_TO_ACL: Final = struct.Struct("<6s" + "cq" * 14)
+_VNODE_REST: Final = struct.Struct("<cq")
 _ENTRY_UP_TO_NAME: Final = struct.Struct("<7scqcq")
 _ENTRY_REST: Final = struct.Struct("<cqcqcq")
 _INLINE_UP_TO_DATA: Final = struct.Struct("<11scqcq")
@@ -52,14 +53,16 @@ def _any_checksum(table: str, *columns: object) -> bytes:
     return blake3(b"".join(parts)).digest(length=CHECKSUM_BYTES)
 
 
-def _vnode(*values: int) -> bytes:
-    a, b, c, d, e, f, g, h, j, k, m, n, o, p = values
+def _vnode(*values: Any) -> bytes:
+    a, b, c, d, e, f, g, h, j, k, m, n, o, acl, changed = values
+    data: bytes = acl.encode()
     i = b"i"
     # fmt: off
-    return _VNODE.pack(
+    return _VNODE_UP_TO_ACL.pack(
         b"vnodes",
-        i, a, i, b, i, c, i, d, i, e, i, f, i, g, i, h, i, j, i, k, i, m, i, n, i, o, i, p,
-    )
+        i, a, i, b, i, c, i, d, i, e, i, f, i, g, i, h, i, j, i, k, i, m, i, n, i, o,
+        b"b", len(data),
+    ) + data + _VNODE_REST.pack(i, changed)
     # fmt: on
 
 

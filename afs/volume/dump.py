@@ -174,7 +174,7 @@ def _vnode_payloads(
 ) -> Iterator[tuple[FrameKind, bytes]]:
     """The frames of one vnode; notes in `dumped` which chunks they hold (None: they hold none)."""
     number = vnode.fid.vnode
-    first = dump_pb2.DumpVnode(status=status_to_wire(vnode), changed=changed)
+    first = dump_pb2.DumpVnode(status=status_to_wire(vnode), changed=changed, acl=vnode.acl)
     if _is_inline(vnode) and is_inline_lost(connection, number):
         first.data_lost = True
     elif vnode.type is VnodeType.SYMLINK:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 from blake3 import blake3
 
@@ -187,6 +188,9 @@ class _MemoryTables(Tables):
 
     def entry(self, directory: int, name: str) -> DirectoryEntry | None:
         return self.names.get(directory, {}).get(name)
+
+    def entries(self, directory: int, limit: int) -> dict[str, DirectoryEntry]:
+        return dict(islice(self.names.get(directory, {}).items(), limit))
 
     def inline(self, number: int) -> bytes:
         return self.small[number]

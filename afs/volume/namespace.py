@@ -20,8 +20,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from afs.access.acl import parse_acl
 from afs.errors import AfsCode, AfsError
 from afs.limits import (
+    ACL_FILES_TOLD_MAX,
     MAX_DIRECTORY_ENTRIES,
     MAX_FILE_BYTES,
     MAX_UINT32,
@@ -34,6 +36,7 @@ from afs.types import (
     VnodeType,
     VolumeHeader,
     VolumeType,
+    whole_volume_fid,
 )
 from afs.volume.change_set import ChangeSet, Tables, VnodeData
 from afs.volume.file_data import FileEdit, GridStagedData, resized, stored
@@ -61,6 +64,7 @@ from afs.volume.volume import (
     RemoveFile,
     Rename,
     SetVolumeFields,
+    StoreAcl,
     StoreData,
     StoreStatus,
 )
@@ -123,6 +127,8 @@ def _dispatch(change: ChangeSet, mutation: Mutation, now_ns: int) -> Outcome:
             return rename(change, mutation, now_ns)
         case StoreStatus(fid, status):
             return _store_status(change, fid, status, now_ns)
+        case StoreAcl(directory, acl):
+            return _store_acl(change, directory, acl, now_ns)
         case StoreData():
             return _store_data(change, mutation, now_ns)
         case SetVolumeFields():
@@ -163,6 +169,8 @@ def _create(
         client_mtime_ns=now_ns,
         server_mtime_ns=now_ns,
         parent=directory,
+        # A new directory has the list of the one that it is in.
+        acl=parent.acl if kind is VnodeType.DIRECTORY else "",
     )
     vnode = status_applied(vnode, status, now_ns)
     if data is not None:
@@ -260,6 +268,24 @@ def _store_status(change: ChangeSet, fid: Fid, status: SetStatus, now_ns: int) -
     vnode = status_applied(vnode, status, now_ns)
     change.put_vnode(vnode)
     return Outcome(vnode, changed=((fid, reason),))
+
+
+def _store_acl(change: ChangeSet, fid: Fid, acl: str, now_ns: int) -> Outcome:
+    vnode = check_directory(change, fid)
+    parse_acl(acl)
+    vnode = replace(vnode, acl=acl, server_mtime_ns=now_ns)
+    change.put_vnode(vnode)
+    return Outcome(vnode, changed=((fid, BreakReason.STATUS_CHANGED), *_files_in(change, vnode)))
+
+
+def _files_in(change: ChangeSet, directory: Vnode) -> list[tuple[Fid, BreakReason]]:
+    """Whose rights change with a directory's list: the files in it, or the volume if too many."""
+    if directory.length > ACL_FILES_TOLD_MAX:
+        whole = whole_volume_fid(directory.fid.volume)
+        return [(whole, BreakReason.VOLUME_BREAK_REQUESTED)]
+    entries = change.entries(directory.fid.vnode, directory.length).values()
+    files = {entry.fid for entry in entries if entry.type is not VnodeType.DIRECTORY}
+    return [(fid, BreakReason.STATUS_CHANGED) for fid in sorted(files)]
 
 
 def _store_data(change: ChangeSet, mutation: StoreData, now_ns: int) -> Outcome:

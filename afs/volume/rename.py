@@ -39,6 +39,11 @@ def rename(change: ChangeSet, mutation: Rename, now_ns: int) -> Outcome:
     is_directory = vnode.type is VnodeType.DIRECTORY
     if replaced is not None and replaced.fid == vnode.fid:
         return Outcome(vnode, old_directory, new_directory if across else None)
+    if replaced is not None and not mutation.may_replace:
+        raise AfsError(
+            AfsCode.EACCES,
+            f"{mutation.new_name!r} in directory {new_fid} would be replaced: d is needed there",
+        )
     if across:
         _check_move(change, vnode, new_directory)
     if replaced is not None:

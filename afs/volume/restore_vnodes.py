@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from blake3 import blake3
 
+from afs.access.acl import parse_acl
 from afs.errors import AfsError
 from afs.limits import CHUNK_BYTES, MAX_FILE_BYTES
 from afs.types import DirectoryEntry, Vnode, VnodeType
@@ -168,7 +170,7 @@ class VnodeTaker:
             move_to_packs(self._connection, built)
 
     def _begin_vnode(self, message: dump_pb2.DumpVnode) -> None:
-        vnode = self._vnode(message.status)
+        vnode = self._vnode(message.status, message.acl)
         changed = message.changed or self._header.change_counter
         if not self._header.since < changed <= self._header.change_counter:
             raise bad_dump(f"vnode {vnode.fid} was changed at {changed}")
@@ -212,7 +214,7 @@ class VnodeTaker:
         else:
             self._rows.inline.append((vnode.fid.vnode, data))
 
-    def _vnode(self, message: types_pb2.FileStatus) -> Vnode:
+    def _vnode(self, message: types_pb2.FileStatus, acl: str) -> Vnode:
         expected = self._header.volume_id
         for each in (message.fid, message.parent):
             if each.volume != expected:
@@ -220,8 +222,13 @@ class VnodeTaker:
             each.volume = self._volume_id
         try:
             vnode = status_from_wire(message)
+            parse_acl(acl)
         except AfsError as error:
             raise bad_dump(error.detail) from error
+        if acl:
+            if vnode.type is not VnodeType.DIRECTORY:
+                raise bad_dump(f"vnode {vnode.fid} has an access list and is no directory")
+            vnode = replace(vnode, acl=acl)
         fid = vnode.fid
         if fid.vnode >= self._header.next_vnode or fid.uniquifier >= self._header.next_uniquifier:
             raise bad_dump(f"vnode {fid} is beyond the counters of its header")

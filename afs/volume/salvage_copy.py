@@ -30,7 +30,7 @@ from afs.volume.lost_data import is_marked_lost
 from afs.volume.salvage_pages import DatabasePages, RawRow
 from afs.volume.sqlite_errors import afs_errors
 from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, ORIGIN
-from afs.volume.sqlite_upgrade import upgrade
+from afs.volume.sqlite_upgrade import upgrade, vnode_of_today
 
 TABLES: Final = ("header", "vnodes", "entries", "inline_data", "packed", "chunks")
 _ROWS_GATHERED: Final = 1000
@@ -50,7 +50,7 @@ _KEYS: Final = {
 }
 # Columns of a table as its rows stand on a page; the shapes that have a row number come first.
 _TABLE_OF: Final = {
-    (True, 15): "vnodes",
+    (True, 16): "vnodes",
     (True, 3): "inline_data",
     (True, 6): "packed",
     (True, 2 + len(HEADER_FIELDS) + len(COUNTERS) + len(ORIGIN)): "header",
@@ -59,8 +59,9 @@ _TABLE_OF: Final = {
 }
 _INDEX_COLUMNS: Final = 3
 _HEADER_COLUMNS: Final = 2 + len(HEADER_FIELDS) + len(COUNTERS) + len(ORIGIN)
-# Of version 1, which had neither `changed` nor `in_transit` nor an origin.
-_VNODE_COLUMNS_1: Final = 14
+# Of version 1, which had neither `changed` nor `in_transit` nor an origin, and of versions 2 and 3,
+# whose vnodes had no access list.
+_VNODE_COLUMNS: Final = {14: 1, 15: 2}
 _HEADER_COLUMNS_1: Final = _HEADER_COLUMNS - 1 - len(ORIGIN)
 
 
@@ -282,10 +283,10 @@ def _is_index_row(row: RawRow) -> bool:
 def _table_and_row(row: RawRow) -> tuple[str | None, tuple[Any, ...]]:
     """Which table a row is of, and the row as that table has it today."""
     columns = len(row.values)
-    if row.in_table and columns == _VNODE_COLUMNS_1 and is_whole("vnodes", row.values):
-        # Of version 1: the upgrade takes all vnodes to have changed just now.
-        values = (*row.values[:-1], 0)
-        return "vnodes", (*values, checksum("vnodes", *values))
+    version = _VNODE_COLUMNS.get(columns)
+    if row.in_table and version is not None and is_whole("vnodes", row.values):
+        # The upgrade takes all vnodes of version 1 to have changed just now.
+        return "vnodes", vnode_of_today(row.values, version, 0)
     if row.in_table and columns == _HEADER_COLUMNS_1 and is_whole("header", row.values):
         values, fields = row.values[1:-1], len(HEADER_FIELDS) - 1
         values = (*values[:fields], 0, *values[fields:], "", 0, 0)

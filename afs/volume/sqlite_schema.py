@@ -12,7 +12,7 @@ from afs.errors import AfsCode, AfsError
 from afs.limits import KIB, PACKED_MIN_BYTES
 from afs.types import VolumeHeader
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 # "AFSV" in ASCII: says that the file is one of ours.
 APPLICATION_ID: Final = 0x41465356
 
@@ -30,7 +30,7 @@ _HEADER_COLUMNS: Final = ",\n    ".join(
     for name in HEADER_FIELDS + COUNTERS + ORIGIN
 )
 
-# The two tables that are not as they were in version 1.
+# The two tables that are not as they were in older versions.
 HEADER_TABLE: Final = f"""
 CREATE TABLE header (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -38,7 +38,8 @@ CREATE TABLE header (
     checksum BLOB NOT NULL
 ) STRICT;
 """
-# `changed` is the change counter with which the row was last written.
+# `acl` is a directory's access list; `changed` is the change counter with which the row was last
+# written.
 VNODES_TABLE: Final = """
 CREATE TABLE vnodes (
     vnode INTEGER PRIMARY KEY,
@@ -54,6 +55,7 @@ CREATE TABLE vnodes (
     server_mtime_ns INTEGER NOT NULL,
     parent_vnode INTEGER NOT NULL,
     parent_uniquifier INTEGER NOT NULL,
+    acl TEXT NOT NULL,
     changed INTEGER NOT NULL,
     checksum BLOB NOT NULL
 ) STRICT;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,7 +28,7 @@ from afs.volume.packed_rows import (
 )
 from afs.volume.sqlite_schema import COUNTERS, HEADER_FIELDS, damaged
 
-_VNODE_MARKS: Final = ", ".join("?" * 15)
+_VNODE_MARKS: Final = ", ".join("?" * 16)
 # Columns of the header row in version 1, without its key and checksum.
 _COLUMNS_1: Final = len(HEADER_FIELDS) - 1 + len(COUNTERS)
 
@@ -419,6 +420,7 @@ def _vnode(volume_id: int, row: tuple[Any, ...]) -> Vnode:
         server_ns,
         up,
         up_uniquifier,
+        acl,
         _changed,
     ) = row[:-1]
     return Vnode(
@@ -433,10 +435,12 @@ def _vnode(volume_id: int, row: tuple[Any, ...]) -> Vnode:
         client_ns,
         server_ns,
         Fid(volume_id, up, up_uniquifier),
+        # Many directories have the same one.
+        sys.intern(acl),
     )
 
 
-def vnode_row(vnode: Vnode, changed: int) -> tuple[int | bytes, ...]:
+def vnode_row(vnode: Vnode, changed: int) -> tuple[int | str | bytes, ...]:
     """The row of a vnode that was changed at a change counter."""
     values = (
         vnode.fid.vnode,
@@ -452,6 +456,7 @@ def vnode_row(vnode: Vnode, changed: int) -> tuple[int | bytes, ...]:
         vnode.server_mtime_ns,
         vnode.parent.vnode,
         vnode.parent.uniquifier,
+        vnode.acl,
         changed,
     )
     return (*values, checksum("vnodes", *values))

@@ -8,6 +8,9 @@ that are there it is taken to be the volume's, which can only make a later incre
 The header has `in_transit` and the origin of restored contents.
 
 Version 3: small data may lie in packs (`packs`). Those that are there are moved by and by.
+
+Version 4: vnodes have `acl`, a directory's access list; those that are there have the one that
+every new volume has.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ def upgrade(path: Path) -> None:
             connection.execute("BEGIN IMMEDIATE")
             # What is in the WAL counts: the upgrade may be there already.
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 1:
-                _from_version_1(connection)
+            if version < sqlite_schema.SCHEMA_VERSION:
+                _rewrite(connection, version)
             if version <= 2:
                 _create(connection, sqlite_schema.PACKED_TABLE)
             connection.execute(f"PRAGMA user_version = {sqlite_schema.SCHEMA_VERSION}")
@@ -53,16 +56,21 @@ def upgrade(path: Path) -> None:
         raise
 
 
-def _from_version_1(connection: sqlite3.Connection) -> None:
+def _rewrite(connection: sqlite3.Connection, version: int) -> None:
+    """Gives the vnodes (and of version 1 the header) the columns of today."""
     state = rows.read_state(connection)
-    connection.execute("DROP TABLE header")
-    connection.execute("ALTER TABLE vnodes RENAME TO vnodes_1")
-    _create(connection, sqlite_schema.HEADER_TABLE + sqlite_schema.VNODES_TABLE)
+    connection.execute("DROP INDEX IF EXISTS vnodes_by_changed")
+    connection.execute("ALTER TABLE vnodes RENAME TO vnodes_old")
+    made = sqlite_schema.VNODES_TABLE
+    if version == 1:
+        connection.execute("DROP TABLE header")
+        made = sqlite_schema.HEADER_TABLE + made
+    _create(connection, made)
     connection.executemany(
-        f"INSERT INTO vnodes VALUES ({', '.join('?' * 15)})",  # noqa: S608 question marks
-        _vnodes(connection, state.header.change_counter),
+        f"INSERT INTO vnodes VALUES ({', '.join('?' * 16)})",  # noqa: S608 question marks
+        _vnodes(connection, version, state.header.change_counter),
     )
-    connection.execute("DROP TABLE vnodes_1")
+    connection.execute("DROP TABLE vnodes_old")
     rows.write_state(connection, state)
 
 
@@ -71,9 +79,22 @@ def _create(connection: sqlite3.Connection, tables: str) -> None:
         connection.execute(statement)
 
 
-def _vnodes(connection: sqlite3.Connection, changed: int) -> Iterator[tuple[Any, ...]]:
-    for row in connection.execute("SELECT * FROM vnodes_1 ORDER BY vnode"):
+def _vnodes(
+    connection: sqlite3.Connection, version: int, counter: int
+) -> Iterator[tuple[Any, ...]]:
+    for row in connection.execute("SELECT * FROM vnodes_old ORDER BY vnode"):
         if checksum("vnodes", *row[:-1]) != row[-1]:
             raise sqlite_schema.damaged("vnodes", f"vnode {row[0]}")
-        values = (*row[:-1], changed)
-        yield (*values, checksum("vnodes", *values))
+        yield vnode_of_today(row, version, counter)
+
+
+def vnode_of_today(row: tuple[Any, ...], version: int, counter: int) -> tuple[Any, ...]:
+    """The row of a vnode that was written in an older version.
+
+    Args:
+        row: with its checksum.
+        version: of the schema that it has.
+        counter: the change counter to take for a row that has none.
+    """
+    values = (*row[:-1], "", counter) if version == 1 else (*row[:-2], "", row[-2])
+    return (*values, checksum("vnodes", *values))

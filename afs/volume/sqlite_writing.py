@@ -100,6 +100,10 @@ class WriterTables(Tables):
     def entry(self, directory: int, name: str) -> DirectoryEntry | None:
         return rows.read_entry(self._connection, self._volume_id, directory, name)
 
+    def entries(self, directory: int, limit: int) -> dict[str, DirectoryEntry]:
+        found = rows.read_entries(self._connection, self._volume_id, directory, "", limit)
+        return {entry.name: entry for entry in found}
+
     def inline(self, number: int) -> bytes:
         return read_small(self._connection, self._chunks, number)
 

@@ -158,13 +158,15 @@ class Rename:
     """Moves a name, replacing what the new name stands for as rename(2) does.
 
     EISDIR/ENOTDIR/ENOTEMPTY as rename(2); EINVAL for a directory moved into itself; EXDEV for a
-    file with several links moved to another directory.
+    file with several links moved to another directory; EACCES if something would be replaced and
+    must not be.
     """
 
     old_directory: Fid
     old_name: str
     new_directory: Fid
     new_name: str
+    may_replace: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,14 @@ class StoreStatus:
 
     fid: Fid
     set_status: SetStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAcl:
+    """Gives a directory another access list, in the form in which it is kept. ENOTDIR."""
+
+    directory: Fid
+    acl: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +224,7 @@ Mutation = (
     | RemoveDir
     | Rename
     | StoreStatus
+    | StoreAcl
     | StoreData
     | SetVolumeFields
 )
@@ -226,7 +237,8 @@ class Outcome:
     `vnode` is the vnode it was about, after the change (None for SetVolumeFields); one that is gone
     has link_count 0. `directory` and `new_directory` are the directories after the change, where
     there are any (`new_directory` only for Rename across directories). `changed` lists every vnode
-    whose callbacks must be broken, each once, with the reason; a new vnode is not among them.
+    whose callbacks must be broken, each once, with the reason; a new vnode is not among them. A
+    whole-volume Fid among them stands for all of the volume's, at the worker's leisure.
     """
 
     vnode: Vnode | None

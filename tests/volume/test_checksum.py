@@ -18,7 +18,7 @@ def test_the_quick_way_gives_what_the_long_one_does(
     """Rows of the tables that have many are packed in one call: the bytes hashed are the same."""
     name = name.encode(errors="ignore").decode()
     rows: list[tuple[object, ...]] = [
-        ("vnodes", *numbers),
+        ("vnodes", *numbers[:-1], name, numbers[-1]),
         ("entries", numbers[0], name, *numbers[1:4]),
         ("inline_data", numbers[0], data),
         ("chunks", numbers[0], numbers[1], data, numbers[2]),

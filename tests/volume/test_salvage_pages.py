@@ -131,7 +131,7 @@ def test_every_row_of_a_sound_database_is_read(wreck: Wreck) -> None:
         assert (pages.damaged_pages, pages.truncated) == (0, False)
     with closing(sqlite3.connect(wreck.path)) as connection:
         for table, in_table, columns in (
-            ("vnodes", True, 15),
+            ("vnodes", True, 16),
             ("inline_data", True, 3),
             ("entries", False, 6),
             ("chunks", False, 5),

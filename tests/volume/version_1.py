@@ -8,6 +8,7 @@ from pathlib import Path
 from afs.volume import sqlite_schema
 from afs.volume.checksum import checksum
 from afs.volume.seal import put_seal, seal_path
+from tests.volume.version_3 import make_version_3
 
 HEADER_1 = """
 CREATE TABLE header (
@@ -55,6 +56,7 @@ CREATE TABLE vnodes (
 
 def make_version_2(path: Path, *, sealed: bool) -> None:
     """Rewrites the database of a volume that nobody has open, and that has no packs."""
+    make_version_3(path, sealed=False)
     with contextlib.closing(sqlite_schema.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM packed").fetchone() == (0,)
         connection.executescript(
