@@ -33,6 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from afs.identity.cell_files import DEFAULT_CELL_NAME, IDENTITY_FOLDER, CellFiles
 from afsctl.cell_plan import CellPlan, Ports, Setting, Settings, daemon_name, merged
 from afsctl.cell_state import (
     CellState,
@@ -125,6 +126,7 @@ class Cell:
         dies_with_owner: bool = True,
         timeout_s: float = START_TIMEOUT_S,
         programs: Mapping[str, Sequence[str]] | None = None,
+        authorization: bool = False,
     ) -> Self:
         """A running cell: every daemon says that it serves.
 
@@ -144,6 +146,8 @@ class Cell:
             timeout_s: for each daemon to serve.
             programs: what to run instead of `python -m NAME`, by program (for tests of this
                 module).
+            authorization: the servers look at who calls, by the keys in `identity`, which are made
+                if the cell has none.
 
         Raises:
             CellError: a cell runs in the directory already, a daemon did not start, or there are
@@ -168,6 +172,9 @@ class Cell:
                 raise CellError(
                     f"a cell is running in {root}: stop it with afsctl cell down --dir {directory}"
                 )
+            identity = CellFiles(root / IDENTITY_FOLDER) if authorization else None
+            if identity is not None and not identity.signing_key.exists():
+                identity.make(DEFAULT_CELL_NAME)
             plan = CellPlan(
                 root,
                 servers=servers,
@@ -176,6 +183,7 @@ class Cell:
                 ports=ports,
                 settings=merged(extra, settings or {}),
                 programs=programs or {},
+                identity=identity,
             )
             _make_all((*plan.directories(), *points))
             records = tuple(DaemonRecord(daemon, None) for daemon in plan.daemons())

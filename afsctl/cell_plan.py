@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from afs.identity.cell_files import CellFiles
 from afsctl.cell_state import CellAddresses, ServerRecord
 from afsctl.daemon import CellError, DaemonPlan
 from afsctl.ports import free_ports
@@ -31,6 +32,8 @@ FURTHER_CLIENT_PORTS: Final = 7010
 FURTHER_SERVER_PORTS: Final = 9000
 SERVER_PORTS_STEP: Final = 10
 MAX_SERVERS: Final = 100
+# Who is an administrator of a new cell, before there is anybody in its protection database.
+SUPERUSER: Final = "admin"
 # Source: AFS names partitions vicepa to vicepz, and then goes on with two letters.
 MAX_PARTITIONS: Final = len(string.ascii_lowercase)
 
@@ -56,6 +59,7 @@ class CellPlan:
         ports: which TCP ports.
         settings: further configuration of the daemons; wins over everything else.
         programs: what to run instead of `python -m NAME`, by program.
+        identity: the cell's keys: its servers look at who calls. None: they do not.
 
     Raises:
         CellError: the numbers make no cell, or a path is too long for a unix socket.
@@ -71,12 +75,14 @@ class CellPlan:
         ports: Ports,
         settings: Settings,
         programs: Mapping[str, Sequence[str]],
+        identity: CellFiles | None = None,
     ) -> None:
         _check_count("servers", servers, MAX_SERVERS)
         _check_count("partitions", partitions, MAX_PARTITIONS)
         self.root = root
         self._settings = settings
         self._programs = programs
+        self._identity = identity
         location, pairs, of_clients = _ports(servers, clients, ports)
         self.servers = tuple(
             _server(_server_root(root, index), pair, partitions) for index, pair in enumerate(pairs)
@@ -123,8 +129,24 @@ class CellPlan:
                 "run_dir": server.run_dir,
                 "listen": server.file_server,
                 "partitions": [str(path) for path in server.partitions],
+                "protection": self.addresses.location,
+                **self._guarded(),
             },
         )
+
+    def _guarded(self) -> dict[str, Setting]:
+        """What tells a server's daemon to look at who calls, if it is to."""
+        files = self._identity
+        if files is None:
+            return {}
+        return {
+            "authorization": "on",
+            "cell": files.read_name(),
+            "issuers": files.issuers,
+            "revocations": files.revocations,
+            "signing_key": files.signing_key,
+            "superusers": SUPERUSER,
+        }
 
     def _volserver(self, index: int, server: ServerRecord) -> DaemonPlan:
         # The first volserver has the location database, the others use that.
@@ -148,6 +170,7 @@ class CellPlan:
                 "file_server": server.file_server,
                 "vol_server": server.vol_server,
                 **database,
+                **self._guarded(),
             },
         )
 

@@ -18,10 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
+import grpc.aio
 import structlog
 
+from afs.identity.memberships import Membership
+from afs.identity.protection_client import ProtectionClient
 from afs.limits import DRAIN_S
 from afs.runtime.clock import Clock, SystemClock
+from afs.runtime.guarded import open_doors
 from afs.runtime.interceptors import RequestCounter
 from afs.runtime.server import DaemonServer
 from afs.types import ChangeMark
@@ -50,6 +54,7 @@ from afsd.file_server_debug import FileServerDebugServicer
 from afsd.fssync import FSSyncServicer
 from afsd.fssync_lane import FssyncLane
 from afsd.host_journal import HostJournal
+from afsd.principal_names import PrincipalNames
 from afsd.volume_table import VolumeTable
 
 _log = structlog.get_logger(__name__)
@@ -118,7 +123,9 @@ class FileServerDaemon:
         config = self._config
         # The socket in the run directory stands for the directory: what is kept there is ours from
         # here on.
-        fssync_server = DaemonServer()
+        protection = self._open_protection()
+        doors = await self._open_doors(protection)
+        fssync_server = DaemonServer(doors)
         self._stop_later(fssync_server)
         self.fssync_addresses = await fssync_server.listen(config.fssync_addresses)
         serving = self._threads(_SERVING_THREADS, "serve")
@@ -127,7 +134,7 @@ class FileServerDaemon:
         callbacks = await self._open_callbacks(whole_volume)
         self.epoch = callbacks.epoch
         counter = RequestCounter()
-        server = DaemonServer([counter, CallPreamble(callbacks, FILE_SERVER)])
+        server = DaemonServer([counter, *doors, CallPreamble(callbacks, FILE_SERVER)])
         self._stop_later(server)
         self.addresses = await server.listen(config.listen)
         volumes = VolumeTable(partitions, executor=serving, whole_volume_executor=whole_volume)
@@ -137,7 +144,8 @@ class FileServerDaemon:
             unchanged_volumes(self._marks, volumes.marks()), self._kept_locks
         )
         self._start_worker(callbacks)
-        self._add_services(server, callbacks, volumes, counter)
+        names = PrincipalNames(protection)
+        self._add_services(server, callbacks, volumes, names, counter)
         self._add_fssync(fssync_server, callbacks, volumes)
         # Stopped before anything that they work with.
         self._stop_later(server, fssync_server)
@@ -150,6 +158,22 @@ class FileServerDaemon:
             epoch=callbacks.epoch,
             break_policy=config.break_policy,
         )
+
+    def _open_protection(self) -> ProtectionClient | None:
+        if self._config.protection is None:
+            return None
+        protection = ProtectionClient(self._config.protection)
+        self._resources.push_async_callback(protection.close)
+        return protection
+
+    async def _open_doors(
+        self, protection: ProtectionClient | None
+    ) -> list[grpc.aio.ServerInterceptor]:
+        async def ask(name: str) -> Membership:
+            assert protection is not None, "checked by the configuration"
+            return await protection.membership(name)
+
+        return await open_doors(self._config, ask, self._clock.now, self._resources)
 
     def _stop_later(self, *servers: DaemonServer) -> None:
         """Has servers stopped together; a no-op for one that was stopped before."""
@@ -253,6 +277,7 @@ class FileServerDaemon:
         server: DaemonServer,
         callbacks: CallBacks,
         volumes: VolumeTable,
+        names: PrincipalNames,
         counter: RequestCounter,
     ) -> None:
         """What clients call."""
@@ -262,7 +287,7 @@ class FileServerDaemon:
             channel_lease_s=self._config.channel_lease_s,
             break_deadline_s=self._config.break_deadline_s,
         )
-        file_server = FileServer(volumes, callbacks, self._clock, capabilities)
+        file_server = FileServer(volumes, callbacks, names, self._clock, capabilities)
         self._resources.push_async_callback(file_server.finish)
         server.add(file_server_pb2_grpc.add_FileServerServicer_to_server, file_server, FILE_SERVER)
         server.add(

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from afs.errors import AfsError
 from afs.limits import BREAK_DEADLINE_S, CHANNEL_LEASE_S, MAX_PROMISES, WORKER_TICK_S
-from afs.runtime.config import DaemonConfig
+from afs.runtime.guarded import GuardedConfig
 from afs.runtime.listening import UNIX_PREFIX, split_tcp_address
 from afsd.core.settings import CallBackSettings
 
@@ -21,7 +21,7 @@ _MIN_CHANNEL_LEASE_S = 0.1
 _MAX_CHANNEL_LEASE_S = 420.0
 
 
-class AfsdConfig(DaemonConfig):
+class AfsdConfig(GuardedConfig):
     """Keys of `afsd`."""
 
     listen: list[str] = Field(
@@ -38,6 +38,11 @@ class AfsdConfig(DaemonConfig):
         [Path("var/vicepa")],
         min_length=1,
         description="directory of volumes, repeated for several; its last part is its name",
+    )
+    protection: str | None = Field(
+        None,
+        description="host:port of the cell's VolumeLocation, beside which the protection database"
+        " is served; needed where authorization is on",
     )
     break_policy: Literal["later", "sync", "ack-first", "hot-thread"] = Field(
         "later", description="when callbacks are broken of a volume that is given back"
@@ -63,7 +68,7 @@ class AfsdConfig(DaemonConfig):
     )
     max_promises: int = Field(MAX_PROMISES, ge=1, description="promises in all")
 
-    @field_validator("listen", "fssync_listen")
+    @field_validator("listen", "fssync_listen", "protection")
     @classmethod
     def _addresses(cls, value: list[str] | str | None) -> list[str] | str | None:
         """Each an address to listen on."""
@@ -83,6 +88,13 @@ class AfsdConfig(DaemonConfig):
                 raise ValueError(
                     f"partitions: {count} are named {name!r}: expected different names"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _has_protection(self) -> Self:
+        """Without it nobody would be in any group."""
+        if self.authorization == "on" and self.protection is None:
+            raise ValueError("protection: none: expected an address, since authorization is on")
         return self
 
     @property

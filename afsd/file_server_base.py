@@ -22,6 +22,10 @@ Theory of operation
 
     Nothing is awaited between `VolumeTable.use` and `CallBacks.promise`: a promise is only ever
     registered while its volume is online, before any mark of a later give-back.
+
+    Rights: a method names the right that the table of methods asks for (`file_server_rights`), and
+    who has not got it is refused before a promise is registered or a change is begun. A right that
+    is lost while a change waits for its commit does not stop it: it was asked for in time.
 """
 
 from __future__ import annotations
@@ -31,15 +35,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from afs.access.acl import Right
 from afs.errors import AfsError
 from afs.runtime.clock import Clock
 from afs.types import BreakReason, Fid, Vnode
 from afs.v1 import file_server_pb2, file_server_pb2_grpc, types_pb2
 from afs.volume.volume import Mutation, Outcome, Volume
+from afsd import access
 from afsd.attached_volume import AttachedVolume
 from afsd.call_preamble import calling_host
 from afsd.callbacks import CallBacks
+from afsd.fssync_lane import Turn
 from afsd.incoming_data import IncomingData
+from afsd.principal_names import PrincipalNames
 from afsd.volume_table import VolumeTable
 
 # UUID of the calling host; None for one without a name.
@@ -60,6 +68,7 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
     Args:
         volumes: the volumes served.
         callbacks: the promises.
+        names: of users and groups.
         clock: for GetTime.
         capabilities: the answer of GetCapabilities.
     """
@@ -68,12 +77,14 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
         self,
         volumes: VolumeTable,
         callbacks: CallBacks,
+        names: PrincipalNames,
         clock: Clock,
         capabilities: file_server_pb2.GetCapabilitiesResponse,
     ) -> None:
         self._volumes = volumes
         self._callbacks = callbacks
         self._locks = callbacks.locks
+        self._names = names
         self._clock = clock
         self._capabilities = capabilities
         self._changes: set[asyncio.Task[Outcome]] = set()
@@ -84,15 +95,25 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
             await asyncio.wait(self._changes)
 
     async def _status(
-        self, attached: AttachedVolume, fid: Fid, caller: Caller, *, bulk: bool = False
+        self,
+        attached: AttachedVolume,
+        fid: Fid,
+        caller: Caller,
+        needs: Right,
+        *,
+        bulk: bool = False,
     ) -> tuple[Vnode, types_pb2.CallBack | None]:
-        """Status and promise of a vnode; the promise is None for a caller without a channel."""
+        """Status and promise of a vnode; the promise is None for a caller without a channel.
+
+        EACCES for a caller who has not the right that it `needs`.
+        """
         volume = attached.volume
         if volume.cached_vnode(fid) is None:
             # Brings it into memory, or raises if there is none: no promise is registered for
             # nothing.
             await attached.read(volume.vnode, fid)
             attached.check()
+        await access.require(attached, fid, needs)
         callback = self._callbacks.promise(fid, caller, bulk=bulk, read_only=attached.read_only)
         # Read anew: what came before the promise may be past.
         vnode = volume.cached_vnode(fid)
@@ -138,10 +159,17 @@ class FileServerBase(file_server_pb2_grpc.FileServerServicer):
         if outcome.changed:
             keeps = writer.host if writer.waits else None
             await self._callbacks.break_callbacks(outcome.changed, writer=keeps)
+            await self._break_whole_volumes(outcome)
             for fid, reason in outcome.changed:
                 if reason is BreakReason.REMOVED:
                     self._callbacks.drop(fid)
         return outcome
+
+    async def _break_whole_volumes(self, outcome: Outcome) -> None:
+        """Has the worker break what a change could not name one by one."""
+        for fid, reason in outcome.changed:
+            if fid.is_whole_volume:
+                await self._callbacks.volume_changed(fid.volume, reason, Turn())
 
     def _writers_promise(self, attached: AttachedVolume, vnode: Vnode) -> types_pb2.CallBack | None:
         """A promise on a vnode as a change left it, for the reply; None if that is past already."""

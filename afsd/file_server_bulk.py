@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, TypeAlias
 
+from afs.access.requirements import file_server_rights
 from afs.errors import AfsCode, AfsError
 from afs.limits import MAX_BULK_FETCH_BYTES, MAX_BULK_FETCH_FIDS, MAX_BULK_FILE_BYTES
 from afs.runtime.interceptors import Context
@@ -18,6 +19,7 @@ from afs.v1 import file_server_pb2 as pb
 from afs.volume.rules import check_file
 from afs.volume.volume import Volume
 from afs.wire import fid_from_wire, status_to_wire
+from afsd import access
 from afsd.attached_volume import AttachedVolume
 from afsd.call_preamble import calling_host
 from afsd.file_server_base import Caller, FileServerBase, load_vnodes
@@ -72,6 +74,13 @@ class BulkMethods(FileServerBase):
                 fid: error for fid, error in zip(missing, loaded, strict=True) if error is not None
             }
             attached.check()
+        for fid in fids:
+            if fid not in failures:
+                try:
+                    await access.require(attached, fid, file_server_rights("BulkFetch"))
+                except AfsError as error:
+                    failures[fid] = error
+        attached.check()
         callbacks = {
             fid: self._callbacks.promise(fid, caller, bulk=True, read_only=attached.read_only)
             for fid in fids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from afs.access.requirements import file_server_rights
 from afs.errors import AfsCode, AfsError
 from afs.limits import DATA_PIECE_BYTES
 from afs.runtime.interceptors import Context
@@ -13,6 +14,7 @@ from afs.types import Fid
 from afs.v1 import file_server_pb2 as pb
 from afs.volume.volume import DataSnapshot, StoreData, Volume
 from afs.wire import check_length, fid_from_wire, set_status_from_wire, status_to_wire
+from afsd import access
 from afsd.call_preamble import calling_host
 from afsd.file_server_base import FileServerBase
 from afsd.incoming_data import IncomingData
@@ -35,7 +37,9 @@ class DataMethods(FileServerBase):
         offset = check_length(request.offset, "offset")
         length = check_length(request.length, "length")
         attached = self._volumes.use(fid.volume)
-        _, callback = await self._status(attached, fid, calling_host.get())
+        _, callback = await self._status(
+            attached, fid, calling_host.get(), file_server_rights("FetchData")
+        )
         opened = await attached.open(_open, attached.volume, fid, offset, length)
         reading: asyncio.Future[bytes] | None = None
         try:
@@ -84,6 +88,7 @@ class DataMethods(FileServerBase):
             header.expected_data_version if header.HasField("expected_data_version") else None
         )
         attached = self._volumes.use(fid.volume)
+        await access.require(attached, fid, file_server_rights("StoreData"))
         incoming = IncomingData(attached, fid, offset)
         try:
             await incoming.add(first.data)
@@ -95,7 +100,10 @@ class DataMethods(FileServerBase):
         except BaseException:
             incoming.discard()
             raise
-        mutation = StoreData(fid, staged, truncate_to, set_status, expected)
+        # The data may have taken long to come.
+        await access.require(attached, fid, file_server_rights("StoreData"))
+        along = access.status_along(set_status)
+        mutation = StoreData(fid, staged, truncate_to, along, expected)
         outcome = await self._change(attached, mutation, incoming)
         assert outcome.vnode is not None
         return pb.StoreDataResponse(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from afs.access.acl import Right
+from afs.access.requirements import file_server_rights
 from afs.errors import AfsCode, AfsError
 from afs.limits import DIRECTORY_ENTRIES_PER_MESSAGE
 from afs.runtime.interceptors import Context
@@ -28,6 +30,7 @@ from afs.wire import (
     set_status_from_wire,
     status_to_wire,
 )
+from afsd import access
 from afsd.call_preamble import calling_host
 from afsd.file_server_base import FileServerBase
 
@@ -49,12 +52,13 @@ class DirectoryMethods(FileServerBase):
         name = check_name(request.name)
         attached = self._volumes.use(directory.volume)
         caller = calling_host.get()
-        directory_vnode, directory_callback = await self._status(attached, directory, caller)
+        needs = file_server_rights("Lookup")
+        directory_vnode, directory_callback = await self._status(attached, directory, caller, needs)
         for _ in range(_LOOKUP_ATTEMPTS):
             found = await attached.read(attached.volume.lookup, directory, name)
             attached.check()
             try:
-                vnode, callback = await self._status(attached, found.fid, caller)
+                vnode, callback = await self._status(attached, found.fid, caller, needs)
             except AfsError as error:
                 if error.code is AfsCode.VNOVNODE:
                     # Removed, or replaced, since it was looked up.
@@ -81,7 +85,9 @@ class DirectoryMethods(FileServerBase):
         directory = fid_from_wire(request.directory, "directory")
         after = check_name(request.after) if request.after else ""
         attached = self._volumes.use(directory.volume)
-        vnode, callback = await self._status(attached, directory, calling_host.get())
+        vnode, callback = await self._status(
+            attached, directory, calling_host.get(), file_server_rights("ReadDir")
+        )
         if vnode.type is not VnodeType.DIRECTORY:
             raise AfsError(AfsCode.ENOTDIR, f"{directory} is no directory")
         limit = DIRECTORY_ENTRIES_PER_MESSAGE
@@ -106,7 +112,9 @@ class DirectoryMethods(FileServerBase):
         """The target of a symbolic link, with its status and promise."""
         fid = fid_from_wire(request.fid)
         attached = self._volumes.use(fid.volume)
-        vnode, callback = await self._status(attached, fid, calling_host.get())
+        vnode, callback = await self._status(
+            attached, fid, calling_host.get(), file_server_rights("ReadLink")
+        )
         target = await attached.read(attached.volume.read_link, fid)
         return pb.ReadLinkResponse(target=target, status=status_to_wire(vnode), callback=callback)
 
@@ -117,10 +125,11 @@ class DirectoryMethods(FileServerBase):
     ) -> pb.CreateFileResponse:
         """Makes an empty file."""
         directory = fid_from_wire(request.directory, "directory")
-        mutation = CreateFile(
-            directory, check_name(request.name), set_status_from_wire(request.set_status)
+        set_status = access.status_of_new(set_status_from_wire(request.set_status))
+        mutation = CreateFile(directory, check_name(request.name), set_status)
+        status, callback, directory_status = await self._make(
+            directory, mutation, file_server_rights("CreateFile")
         )
-        status, callback, directory_status = await self._make(directory, mutation)
         return pb.CreateFileResponse(
             status=status, callback=callback, directory_status=directory_status
         )
@@ -132,10 +141,11 @@ class DirectoryMethods(FileServerBase):
     ) -> pb.MakeDirResponse:
         """Makes an empty directory."""
         directory = fid_from_wire(request.directory, "directory")
-        mutation = MakeDir(
-            directory, check_name(request.name), set_status_from_wire(request.set_status)
+        set_status = access.status_of_new(set_status_from_wire(request.set_status))
+        mutation = MakeDir(directory, check_name(request.name), set_status)
+        status, callback, directory_status = await self._make(
+            directory, mutation, file_server_rights("MakeDir")
         )
-        status, callback, directory_status = await self._make(directory, mutation)
         return pb.MakeDirResponse(
             status=status, callback=callback, directory_status=directory_status
         )
@@ -151,18 +161,21 @@ class DirectoryMethods(FileServerBase):
             directory,
             check_name(request.name),
             check_symlink_target(request.target),
-            set_status_from_wire(request.set_status),
+            access.status_of_new(set_status_from_wire(request.set_status)),
         )
-        status, callback, directory_status = await self._make(directory, mutation)
+        status, callback, directory_status = await self._make(
+            directory, mutation, file_server_rights("Symlink")
+        )
         return pb.SymlinkResponse(
             status=status, callback=callback, directory_status=directory_status
         )
 
     async def _make(
-        self, directory: Fid, mutation: Mutation
+        self, directory: Fid, mutation: Mutation, needs: Right
     ) -> tuple[types_pb2.FileStatus, types_pb2.CallBack | None, types_pb2.FileStatus]:
         """Makes a vnode: its status, the promise on it, the status of its directory."""
         attached = self._volumes.use(directory.volume)
+        await access.require(attached, directory, needs)
         outcome = await self._change(attached, mutation)
         vnode = _there(outcome.vnode)
         callback = self._writers_promise(attached, vnode)
@@ -178,6 +191,7 @@ class DirectoryMethods(FileServerBase):
         target = fid_from_wire(request.target, "target")
         _check_same_volume(directory, target)
         attached = self._volumes.use(directory.volume)
+        await access.require(attached, directory, file_server_rights("Link"))
         outcome = await self._change(attached, Link(directory, check_name(request.name), target))
         return pb.LinkResponse(
             status=status_to_wire(_there(outcome.vnode)),
@@ -193,6 +207,7 @@ class DirectoryMethods(FileServerBase):
         directory = fid_from_wire(request.directory, "directory")
         name = check_name(request.name)
         attached = self._volumes.use(directory.volume)
+        await access.require(attached, directory, file_server_rights("RemoveFile"))
         outcome = await self._change(attached, RemoveFile(directory, name))
         return pb.RemoveFileResponse(
             directory_status=status_to_wire(_there(outcome.directory)),
@@ -208,6 +223,7 @@ class DirectoryMethods(FileServerBase):
         directory = fid_from_wire(request.directory, "directory")
         name = check_name(request.name)
         attached = self._volumes.use(directory.volume)
+        await access.require(attached, directory, file_server_rights("RemoveDir"))
         outcome = await self._change(attached, RemoveDir(directory, name))
         return pb.RemoveDirResponse(directory_status=status_to_wire(_there(outcome.directory)))
 
@@ -220,10 +236,14 @@ class DirectoryMethods(FileServerBase):
         old_directory = fid_from_wire(request.old_directory, "old_directory")
         new_directory = fid_from_wire(request.new_directory, "new_directory")
         _check_same_volume(old_directory, new_directory)
-        mutation = Rename(
-            old_directory, check_name(request.old_name), new_directory, check_name(request.new_name)
-        )
+        old_name, new_name = check_name(request.old_name), check_name(request.new_name)
         attached = self._volumes.use(old_directory.volume)
+        needs = file_server_rights("Rename")
+        await access.require(attached, old_directory, needs)
+        await access.require(attached, new_directory, Right.INSERT)
+        # Decided in the change itself whether something is replaced.
+        may_replace = await access.has(attached, new_directory, needs)
+        mutation = Rename(old_directory, old_name, new_directory, new_name, may_replace)
         outcome = await self._change(attached, mutation)
         old = _there(outcome.directory)
         return pb.RenameResponse(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from afs.access.requirements import file_server_rights
 from afs.errors import AfsCode, AfsError
 from afs.limits import LOCK_LIFE_S
 from afs.runtime.interceptors import Context
 from afs.types import Fid, LockType
 from afs.v1 import file_server_pb2 as pb
 from afs.wire import fid_from_wire, status_to_wire
+from afsd import access
 from afsd.attached_volume import AttachedVolume
 from afsd.call_preamble import calling_host
 from afsd.file_server_base import FileServerBase
@@ -40,6 +42,7 @@ class LockMethods(FileServerBase):
         if attached.read_only:
             raise AfsError(AfsCode.EROFS, f"volume {fid.volume} is read-only: it needs no locks")
         await self._check_there(attached, fid)
+        await access.require(attached, fid, file_server_rights("SetLock"))
         await self._locks.set_lock(host, fid, wanted, request.wait_s, holds=request.holds)
         attached.check()
         vnode = await attached.read(attached.volume.vnode, fid)
@@ -57,7 +60,9 @@ class LockMethods(FileServerBase):
         """
         host = _caller("ExtendLock")
         fid = fid_from_wire(request.fid)
-        await self._check_there(self._volumes.use(fid.volume), fid)
+        attached = self._volumes.use(fid.volume)
+        await self._check_there(attached, fid)
+        await access.require(attached, fid, file_server_rights("ExtendLock"))
         if not self._locks.extend(host, fid):
             raise _no_lock(host, fid)
         return pb.ExtendLockResponse(life_s=LOCK_LIFE_S)

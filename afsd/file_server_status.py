@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from afs.access.requirements import file_server_rights
 from afs.errors import AfsCode, AfsError
 from afs.limits import MAX_BULK_FIDS
 from afs.runtime.interceptors import Context
@@ -13,6 +14,7 @@ from afs.v1 import file_server_pb2 as pb
 from afs.v1 import types_pb2
 from afs.volume.volume import StoreStatus
 from afs.wire import fid_from_wire, set_status_from_wire, status_to_wire
+from afsd import access
 from afsd.attached_volume import AttachedVolume
 from afsd.call_preamble import calling_host
 from afsd.file_server_base import Caller, FileServerBase, load_vnodes
@@ -32,7 +34,10 @@ class StatusMethods(FileServerBase):
     ) -> pb.FetchStatusResponse:
         """Status and promise of one vnode."""
         fid = fid_from_wire(request.fid)
-        vnode, callback = await self._status(self._volumes.use(fid.volume), fid, calling_host.get())
+        attached = self._volumes.use(fid.volume)
+        vnode, callback = await self._status(
+            attached, fid, calling_host.get(), file_server_rights("FetchStatus")
+        )
         return pb.FetchStatusResponse(status=status_to_wire(vnode), callback=callback)
 
     async def BulkStatus(
@@ -96,7 +101,9 @@ class StatusMethods(FileServerBase):
     async def _bulk_result(
         self, attached: AttachedVolume, fid: Fid, caller: Caller
     ) -> pb.BulkStatusResult:
-        vnode, callback = await self._status(attached, fid, caller, bulk=True)
+        vnode, callback = await self._status(
+            attached, fid, caller, file_server_rights("BulkStatus"), bulk=True
+        )
         return pb.BulkStatusResult(status=status_to_wire(vnode), callback=callback)
 
     async def StoreStatus(
@@ -108,6 +115,8 @@ class StatusMethods(FileServerBase):
         fid = fid_from_wire(request.fid)
         set_status = set_status_from_wire(request.set_status)
         attached = self._volumes.use(fid.volume)
+        await access.require(attached, fid, file_server_rights("StoreStatus"))
+        await access.check_status(attached, fid, set_status)
         outcome = await self._change(attached, StoreStatus(fid, set_status))
         assert outcome.vnode is not None
         return pb.StoreStatusResponse(

@@ -26,6 +26,8 @@ class Who(StrEnum):
     ADMINISTRATOR = "administrators"
     # The access list of a directory decides; `rights` are those asked for.
     ACCESS_LIST = "access list"
+    # Whoever may open the door's socket: the machine's own affair.
+    LOCAL = "whoever reaches the socket"
     # What the caller asks about must be their own, which the method itself looks at.
     OWN = "own"
 
@@ -72,7 +74,9 @@ _FILE_SERVER: Final = {
     "BulkFetch": Requirement(Who.ACCESS_LIST, Right.READ, "for each Fid by itself"),
     "StoreData": Requirement(Who.ACCESS_LIST, Right.WRITE, _DROPPED),
     "StoreStatus": Requirement(
-        Who.ACCESS_LIST, Right.WRITE, f"{_DROPPED}; administrators to change owner or group"
+        Who.ACCESS_LIST,
+        Right.WRITE,
+        f"{_DROPPED}; administrators to change the owner, or set bits 06000",
     ),
     "Lookup": Requirement(Who.ACCESS_LIST, Right.LOOKUP, "`l` also on a directory that is found"),
     "ReadDir": _LOOKUP,
@@ -92,10 +96,10 @@ _FILE_SERVER: Final = {
     "StoreACL": Requirement(Who.ACCESS_LIST, Right.ADMINISTER),
     "SetLock": _LOCK,
     "ExtendLock": _LOCK,
-    "ReleaseLock": _LOCK,
+    "ReleaseLock": Requirement(Who.OWN, also="a host's own lock"),
     "GiveUpCallBacks": _HOST,
     "GiveUpAllCallBacks": _HOST,
-    "GetVolumeStatus": Requirement(Who.ACCESS_LIST, Right.LOOKUP, "on the root directory"),
+    "GetVolumeStatus": _ANYONE,
     "SetVolumeStatus": _ADMINISTRATOR,
     "GetTime": _ANYONE,
     "GetCapabilities": _ANYONE,
@@ -154,12 +158,36 @@ _PROTECTION: Final = {
     "Rename": Requirement(Who.OWN, also=f"{_OWNER}; users: administrators"),
     "ChangeOwner": Requirement(Who.OWN, also=_OWNER),
 }
+_CACHE_MANAGER: Final = (
+    "Stat",
+    "List",
+    "Read",
+    "Write",
+    "MakeDir",
+    "Remove",
+    "Rename",
+    "Symlink",
+    "GetStatus",
+    "DumpCache",
+    "Flush",
+    "FlushVolume",
+    "FlushAll",
+    "CheckVolumes",
+    "CheckServers",
+    "ListUnsent",
+    "ReadUnsent",
+    "DiscardUnsent",
+    "Mount",
+    "Unmount",
+    "Watch",
+)
 
 REQUIREMENTS: Final = {
     f"/{service}/{method}": requirement
     for service, methods in {
         "afs.v1.FileServer": _FILE_SERVER,
         "afs.v1.CallBackChannel": {"Attach": Requirement(Who.OWN, also="a host's own channel")},
+        "afs.v1.CacheManager": dict.fromkeys(_CACHE_MANAGER, Requirement(Who.LOCAL)),
         "afs.v1.FileServerDebug": dict.fromkeys(
             ("DumpHosts", "DumpCallBacks", "DumpLocks", "GetCounters", "Watch"), _ADMINISTRATOR
         ),

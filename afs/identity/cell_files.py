@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import Final
 
 from afs.access.names import check_user_name
 from afs.errors import AfsCode, AfsError
-from afs.identity.keys import jwks, save_signing_key
-from afs.identity.tokens import own_issuer
 from afs.runtime.files import write_durably
 
-_KEYS = "cell.json"
+# Of a cell's directory.
+IDENTITY_FOLDER: Final = "identity"
+DEFAULT_CELL_NAME: Final = "laterfs"
+_KEYS: Final = "cell.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,11 @@ class CellFiles:
                 that no cell can have.
             OSError: the folder cannot be written.
         """
+        # Only here: the cryptography takes a tenth of a second to import.
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        from afs.identity.keys import jwks, save_signing_key
+
         check_user_name(cell)
         if self.signing_key.exists():
             raise AfsError(AfsCode.EEXIST, f"{self.signing_key} exists: the cell has its key")
@@ -82,6 +87,8 @@ class CellFiles:
 
 
 def _issuers(cell: str) -> str:
+    from afs.identity.tokens import own_issuer
+
     return f"""# Whose tokens are believed. Others beside the cell itself, with names or a suffix:
 #
 # [[issuer]]

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from afsctl.addresses import DEFAULT_CELL_DIR
 from afsctl.cell import Cell, Ports, Setting
-from afsctl.cell_plan import MAX_PARTITIONS, MAX_SERVERS
+from afsctl.cell_plan import MAX_PARTITIONS, MAX_SERVERS, SUPERUSER
 from afsctl.commands import cell_keys
 from afsctl.daemon import Daemon
 from afsctl.failure import CommandError
@@ -93,6 +93,13 @@ def up(
             help="Configuration of all of afsd, volserverd or clientd, or of one (clientd-0).",
         ),
     ] = None,
+    authorization: Annotated[
+        Literal["on", "off"],
+        typer.Option(
+            help="on: the servers look at who calls, with keys in DIR/identity; log in as"
+            f" {SUPERUSER} first."
+        ),
+    ] = "off",
     ports: Annotated[
         Ports,
         typer.Option(
@@ -117,6 +124,7 @@ def up(
         settings=settings,
         ports=ports,
         dies_with_owner=foreground,
+        authorization=authorization == "on",
     )
     if not foreground:
         _print_status(cell, as_json=as_json)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from afs.identity.cell_files import DEFAULT_CELL_NAME, IDENTITY_FOLDER, CellFiles
 from afsctl.addresses import DEFAULT_CELL_DIR
-from afsctl.commands.login import IDENTITY_FOLDER
 
 DirOption = Annotated[
     Path,
@@ -31,12 +31,10 @@ def add_to(app: typer.Typer) -> None:
 
 def init(
     *,
-    name: Annotated[str, typer.Option(help="The cell's name.")] = "laterfs",
+    name: Annotated[str, typer.Option(help="The cell's name.")] = DEFAULT_CELL_NAME,
     directory: DirOption = DEFAULT_CELL_DIR,
 ) -> None:
     """Make a cell's signing key, and the files by which its daemons believe what it signs."""
-    from afs.identity.cell_files import CellFiles
-
     files = CellFiles(directory / IDENTITY_FOLDER)
     files.make(name)
     print(
@@ -58,7 +56,6 @@ def revoke(
 
     Daemons that read the file of this directory go by it within seconds.
     """
-    from afs.identity.cell_files import CellFiles
     from afs.identity.revocations import revoke_token, revoke_user
 
     if (token_id is None) == (user is None):

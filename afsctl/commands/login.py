@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from afs.identity.cell_files import IDENTITY_FOLDER, CellFiles
 from afs.limits import TOKEN_LIFETIME_S
 from afsctl.addresses import DEFAULT_CELL_DIR, CellDirOption
 from afsctl.failure import CommandError
 from afsctl.output import Column, JsonOption, print_listing, show_time
 from afsctl.token_store import TokenStore, token_path
-
-IDENTITY_FOLDER = "identity"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -95,7 +94,6 @@ def tokens(*, as_json: JsonOption = False) -> None:
 
 def _issue(name: str, lifetime_s: float, cell: Path) -> str:
     from afs.access.names import check_user_name
-    from afs.identity.cell_files import CellFiles
     from afs.identity.keys import load_signing_key
     from afs.identity.tokens import issue_token
 

@@ -26,6 +26,7 @@ from afsd.fssync import FSSyncServicer
 from afsd.fssync_lane import FssyncLane
 from afsd.host_journal import HostJournal
 from afsd.outbox import Outbox
+from afsd.principal_names import PrincipalNames
 from afsd.volume_table import VolumeTable
 from tests.fakes import FakeClock
 
@@ -188,7 +189,11 @@ class Rig:
         self.partition = partition
         self.callbacks = callbacks
         self.files = FileServer(
-            table, callbacks, FakeClock(), file_server_pb2.GetCapabilitiesResponse()
+            table,
+            callbacks,
+            PrincipalNames(None),
+            FakeClock(),
+            file_server_pb2.GetCapabilitiesResponse(),
         )
         self.fssync = FSSyncServicer(table, callbacks, FssyncLane(LATER))
 

@@ -57,7 +57,9 @@ class Client:
 
     def __init__(self, address: str, *, anonymous: bool = False) -> None:
         self.uuid = str(uuid4())
-        self.metadata = () if anonymous else (("afs-host-uuid", self.uuid),)
+        self.metadata: tuple[tuple[str, str], ...] = (
+            () if anonymous else (("afs-host-uuid", self.uuid),)
+        )
         self.breaks: list[Break] = []
         self.resets = 0
         self.kept = 0
@@ -206,9 +208,12 @@ class RunningFileServer:
         self._clients: list[Client] = []
         self._fssync = open_channel(daemon.fssync_addresses[0])
 
-    async def client(self, *, anonymous: bool = False) -> Client:
-        """A client, attached unless it is anonymous."""
+    async def client(
+        self, *, anonymous: bool = False, shows: tuple[tuple[str, str], ...] = ()
+    ) -> Client:
+        """A client, attached unless it is anonymous; `shows` is further metadata of its calls."""
         client = Client(self.daemon.addresses[0], anonymous=anonymous)
+        client.metadata += shows
         self._clients.append(client)
         return client if anonymous else await client.attach()
 

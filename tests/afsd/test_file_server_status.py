@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -234,18 +233,3 @@ async def test_attributes_no_vnode_can_have_are_refused(
             await client.call(client.files.StoreStatus, request)
         assert (await holder.status(file)).status == before.status
         assert holder.breaks == []
-
-
-@pytest.mark.parametrize(
-    ("method", "request_type"),
-    [
-        ("FetchACL", pb.FetchACLRequest),
-        ("StoreACL", pb.StoreACLRequest),
-    ],
-)
-async def test_what_is_not_served_says_so(tmp_path: Path, method: str, request_type: Any) -> None:
-    """Access control lists answer UNIMPLEMENTED, not a lie."""
-    async with fileserver(tmp_path) as running:
-        client = await running.client()
-        async with refused(AfsCode.RXGEN_OPCODE):
-            await client.call(getattr(client.files, method), request_type(fid=fid_to_wire(ROOT)))
