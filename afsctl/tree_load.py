@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -24,6 +26,8 @@ from afsctl.failure import abort_code
 from afsctl.local_tree import LocalDirectory, LocalEntry, LocalFile, set_status_of
 from afsctl.progress import Meter
 from afsctl.volume_access import Server, VolumeAccess
+
+_SET_ID_BITS: Final = stat.S_ISUID | stat.S_ISGID
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,15 @@ class TreeLoad:
             request = file_server_pb2.StoreStatusRequest(
                 fid=made.fid, set_status=set_status_of(made.local.status)
             )
-            await self._volume.ask(lambda server: server.StoreStatus(request), patient=True)
+            try:
+                await self._volume.ask(lambda server: server.StoreStatus(request), patient=True)
+            except grpc.aio.AioRpcError as error:
+                if abort_code(error) != AfsCode.EPERM:
+                    raise
+                # Only an administrator makes a directory somebody else's; the rest is kept.
+                request.set_status.ClearField("owner")
+                request.set_status.mode &= ~_SET_ID_BITS
+                await self._volume.ask(lambda server: server.StoreStatus(request), patient=True)
 
     def _show(self) -> None:
         self._meter.update(

@@ -77,7 +77,6 @@ def test_cat_follows_links(tree: FakeCell, afsctl: Afsctl, path: str, data: str)
         (["mkdir", "/home.kim/" + "x" * 256], "ENAMETOOLONG"),
         (["rm", "/home.kim/sub"], "ENOTEMPTY"),
         (["rm", "/home.kim/nothing"], "ENOENT"),
-        (["listacl", "/home.kim"], "fs listacl: not yet"),
     ],
 )
 def test_failures(tree: FakeCell, afsctl: Afsctl, arguments: list[str], words: str) -> None:

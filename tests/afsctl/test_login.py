@@ -85,13 +85,14 @@ def test_revoked_token_counts_no_more(afsctl: Afsctl, tmp_path: Path) -> None:
     afsctl("cell", "init", "--name", "example.org")
     afsctl("login", "alice")
     (record,) = json.loads(afsctl("tokens", "--json").out)
+    of_bob = afsctl("login", "bob", "--print").out.strip()
     assert afsctl("cell", "revoke", record["token_id"]).status == 0
     assert afsctl("cell", "revoke", "--user", "bob").status == 0
     files = CellFiles(tmp_path / "cell" / "identity")
     revocations = load_revocations(files.revocations)
     issuers = load_issuers(files.issuers, "example.org")
     token = json.loads((tmp_path / "tokens").read_text())["tokens"]["example.org"]
-    for revoked in (token, afsctl("login", "bob", "--print").out.strip()):
+    for revoked in (token, of_bob):
         with pytest.raises(AfsError, match="revoked"):
             verify_token(revoked, issuers, revocations)
     assert afsctl("cell", "revoke").status == 2
