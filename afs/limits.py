@@ -135,6 +135,12 @@ TOKEN_LIFETIME_S: Final = 25 * 3600
 MAX_TOKEN_BYTES: Final = 8 * KIB
 # A daemon issues itself a new token for its calls to others when half of this has passed.
 DAEMON_TOKEN_LIFETIME_S: Final = 600.0
+# A daemon's certificate is renewed well before it ends (`afsctl cell renew`), so that a stolen one
+# is worth little for long; the authority's own outlives the hardware.
+CERTIFICATE_LIFETIME_S: Final = 30 * 24 * 3600
+CA_LIFETIME_S: Final = 10 * 365 * 24 * 3600
+# How often a channel looks whether our certificate was renewed.
+CERTIFICATE_POLL_S: Final = 60.0
 # Files of issuers and revocations are looked at this often: a revocation takes effect so soon.
 TRUST_POLL_S: Final = 2.0
 # Tokens that were verified are remembered, so that a caller costs one signature and not one a call;

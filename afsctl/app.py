@@ -13,6 +13,7 @@ import grpc
 import typer
 
 from afs.errors import AfsError
+from afsctl.addresses import use_given_tls
 from afsctl.commands import cell, fs, fssync, login, pts, rpc, vos
 from afsctl.daemon import CellError
 from afsctl.failure import FAILED, INTERRUPTED, CommandError, explain, one_line
@@ -65,6 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         makes no sense; 130 after Ctrl-C.
     """
     try:
+        use_given_tls()
         status = typer.main.get_command(app).main(
             list(arguments), prog_name="afsctl", standalone_mode=False
         )

@@ -34,6 +34,7 @@ from types import TracebackType
 from typing import Self
 
 from afs.identity.cell_files import DEFAULT_CELL_NAME, IDENTITY_FOLDER, CellFiles
+from afsctl.cell_certificates import TLS_FOLDER, CellCertificates
 from afsctl.cell_plan import CellPlan, Ports, Setting, Settings, daemon_name, merged
 from afsctl.cell_state import (
     CellState,
@@ -127,6 +128,7 @@ class Cell:
         timeout_s: float = START_TIMEOUT_S,
         programs: Mapping[str, Sequence[str]] | None = None,
         authorization: bool = False,
+        tls: bool = False,
     ) -> Self:
         """A running cell: every daemon says that it serves.
 
@@ -148,6 +150,7 @@ class Cell:
                 module).
             authorization: the servers look at who calls, by the keys in `identity`, which are made
                 if the cell has none.
+            tls: TCP ports speak mutual TLS.
 
         Raises:
             CellError: a cell runs in the directory already, a daemon did not start, or there are
@@ -172,9 +175,10 @@ class Cell:
                 raise CellError(
                     f"a cell is running in {root}: stop it with afsctl cell down --dir {directory}"
                 )
-            identity = CellFiles(root / IDENTITY_FOLDER) if authorization else None
-            if identity is not None and not identity.signing_key.exists():
+            identity = CellFiles(root / IDENTITY_FOLDER)
+            if (authorization or tls) and not identity.signing_key.exists():
                 identity.make(DEFAULT_CELL_NAME)
+            certificates = identity.folder / TLS_FOLDER if tls else None
             plan = CellPlan(
                 root,
                 servers=servers,
@@ -183,9 +187,13 @@ class Cell:
                 ports=ports,
                 settings=merged(extra, settings or {}),
                 programs=programs or {},
-                identity=identity,
+                identity=identity if authorization else None,
+                certificates=certificates,
             )
             _make_all((*plan.directories(), *points))
+            if certificates is not None:
+                issuing = CellCertificates(certificates, identity.read_name())
+                issuing.issue(plan.daemons(), plan.caches())
             records = tuple(DaemonRecord(daemon, None) for daemon in plan.daemons())
             cell = cls(
                 root,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from afs.identity.cell_files import CellFiles
+from afs.runtime.tls import TlsFiles
 from afsctl.cell_state import CellAddresses, ServerRecord
 from afsctl.daemon import CellError, DaemonPlan
 from afsctl.ports import free_ports
@@ -34,6 +35,8 @@ SERVER_PORTS_STEP: Final = 10
 MAX_SERVERS: Final = 100
 # Who is an administrator of a new cell, before there is anybody in its protection database.
 SUPERUSER: Final = "admin"
+# Whose certificate commands show.
+OPERATOR: Final = "operator"
 # Source: AFS names partitions vicepa to vicepz, and then goes on with two letters.
 MAX_PARTITIONS: Final = len(string.ascii_lowercase)
 
@@ -60,6 +63,7 @@ class CellPlan:
         settings: further configuration of the daemons; wins over everything else.
         programs: what to run instead of `python -m NAME`, by program.
         identity: the cell's keys: its servers look at who calls. None: they do not.
+        certificates: folder of the daemons' certificates, by name. None: they speak plain text.
 
     Raises:
         CellError: the numbers make no cell, or a path is too long for a unix socket.
@@ -76,6 +80,7 @@ class CellPlan:
         settings: Settings,
         programs: Mapping[str, Sequence[str]],
         identity: CellFiles | None = None,
+        certificates: Path | None = None,
     ) -> None:
         _check_count("servers", servers, MAX_SERVERS)
         _check_count("partitions", partitions, MAX_PARTITIONS)
@@ -83,6 +88,7 @@ class CellPlan:
         self._settings = settings
         self._programs = programs
         self._identity = identity
+        self._certificates = certificates
         location, pairs, of_clients = _ports(servers, clients, ports)
         self.servers = tuple(
             _server(_server_root(root, index), pair, partitions) for index, pair in enumerate(pairs)
@@ -101,6 +107,11 @@ class CellPlan:
         yield from (self.root / "run", self.root / "log")
         for server in self.servers:
             yield from (server.run_dir, *server.partitions)
+
+    def caches(self) -> dict[str, Path]:
+        """Where each client keeps its cache, by name."""
+        count = len(self.addresses.clients)
+        return {f"clientd-{index}": self.root / f"cache-{index}" for index in range(count)}
 
     def daemons(self) -> Iterator[DaemonPlan]:
         """One for afsd and volserverd of each server, then clientd-0, clientd-1 and so on."""
@@ -183,10 +194,25 @@ class CellPlan:
             **self._settings.get(program, {}),
             **self._settings.get(numbered, {}),
         }
+        chosen = {**self._encrypted(name), **chosen}
         argv = tuple(self._programs.get(program, (sys.executable, "-m", program)))
         return DaemonPlan(
-            name, argv + tuple(_flags(chosen)), address, self.root / "log" / f"{name}.log"
+            name,
+            argv + tuple(_flags(chosen)),
+            address,
+            self.root / "log" / f"{name}.log",
+            self._shown(OPERATOR),
         )
+
+    def _shown(self, name: str) -> TlsFiles | None:
+        """Where a certificate of the cell is."""
+        folder = self._certificates
+        return None if folder is None else TlsFiles(folder / "ca.pem", folder / f"{name}.pem")
+
+    def _encrypted(self, name: str) -> dict[str, Setting]:
+        """What tells a daemon to speak TLS, if it is to."""
+        files = self._shown(name)
+        return {} if files is None else {"tls_ca": files.ca, "tls_certificate": files.certificate}
 
 
 def daemon_name(program: str, server: int) -> str:

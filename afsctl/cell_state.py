@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from afs.runtime.tls import TlsFiles
 from afsctl.daemon import CellError, DaemonPlan
 from afsctl.process import ProcessIdentity
 
@@ -62,6 +63,11 @@ class CellState:
     dies_with_owner: bool
     servers: tuple[ServerRecord, ...]
     daemons: tuple[DaemonRecord, ...]
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """What commands show the cell's daemons; None: they speak plain text."""
+        return self.daemons[0].plan.tls if self.daemons else None
 
     def runs(self) -> bool:
         """True if any of the daemons is alive."""
@@ -147,9 +153,20 @@ def _only_server(addresses: CellAddresses, directory: Path) -> ServerRecord:
 def _record_from(document: dict[str, Any]) -> DaemonRecord:
     plan, process = document["plan"], document["process"]
     return DaemonRecord(
-        plan=DaemonPlan(plan["name"], tuple(plan["argv"]), plan["address"], Path(plan["log"])),
+        plan=DaemonPlan(
+            plan["name"],
+            tuple(plan["argv"]),
+            plan["address"],
+            Path(plan["log"]),
+            # A file from before there was TLS says nothing of it.
+            None if (tls := plan.get("tls")) is None else _tls_from(tls),
+        ),
         process=None if process is None else ProcessIdentity(**process),
     )
+
+
+def _tls_from(document: dict[str, Any]) -> TlsFiles:
+    return TlsFiles(Path(document["ca"]), Path(document["certificate"]))
 
 
 def _replace(path: Path, text: str) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Final
 import grpc
 
 from afs.limits import KEEPALIVE_TIME_S, KEEPALIVE_TIMEOUT_S, MAX_MESSAGE_BYTES
-from afs.runtime.outgoing import AUTHORIZATION, is_private
+from afs.runtime.listening import UNIX_PREFIX, is_private
+from afs.runtime.outgoing import AUTHORIZATION
+from afs.runtime.tls import certificates, used_tls
 from afsctl.token_store import shown_token
 
 _OPTIONS: Final[Sequence[tuple[str, Any]]] = [
@@ -30,11 +32,16 @@ def channel_to(address: str, options: Sequence[tuple[str, Any]] = ()) -> Iterato
 
     Its calls show the user's token, where nobody else can read it.
     """
-    with grpc.insecure_channel(
-        address, options=list((dict(_OPTIONS) | dict(options)).items())
-    ) as channel:
+    chosen = list((dict(_OPTIONS) | dict(options)).items())
+    encrypted = used_tls() is not None and not address.startswith(UNIX_PREFIX)
+    opened = (
+        grpc.secure_channel(address, certificates().as_client, options=chosen)
+        if encrypted
+        else grpc.insecure_channel(address, options=chosen)
+    )
+    with opened as channel:
         token = shown_token()
-        if token is None or not is_private(address):
+        if token is None or not (encrypted or is_private(address)):
             yield channel
         else:
             yield grpc.intercept_channel(channel, _ShowsToken(token))

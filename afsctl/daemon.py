@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from afs.runtime.tls import TlsFiles
 from afsctl.health import Health, check_health
 from afsctl.process import ProcessIdentity, ProcessState
 from afsctl.spawn import spawn
@@ -39,13 +40,15 @@ class CellError(Exception):
 class DaemonPlan:
     """What a daemon is started with.
 
-    `argv` begins with the program's absolute path; `address` is where its health is asked.
+    `argv` begins with the program's absolute path; `address` is where its health is asked,
+    `tls` what is shown there if it speaks TLS.
     """
 
     name: str
     argv: tuple[str, ...]
     address: str
     log: Path
+    tls: TlsFiles | None = None
 
 
 class Daemon:
@@ -134,7 +137,7 @@ class Daemon:
                 `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        while check_health(self.address, HEALTH_TIMEOUT_S) is not Health.SERVING:
+        while check_health(self.address, HEALTH_TIMEOUT_S, self.plan.tls) is not Health.SERVING:
             if self.state() is ProcessState.GONE:
                 raise CellError(
                     f"{self.name} did not start: {self.last_log_line() or self._exit_text()}"

@@ -11,6 +11,8 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from afs.runtime.tls import TlsFiles, read_certificates
+
 # A probe that waits longer than this has its answer.
 PROBE_TIMEOUT_S: Final = 3.0
 
@@ -25,13 +27,22 @@ class Health(StrEnum):
     SILENT = "silent"
 
 
-def check_health(address: str, timeout_s: float) -> Health:
-    """The health of the daemon at "host:port" or "unix:PATH"; waits `timeout_s` at most."""
+def check_health(address: str, timeout_s: float, tls: TlsFiles | None = None) -> Health:
+    """The health of the daemon at "host:port" or "unix:PATH"; waits `timeout_s` at most.
+
+    `tls` is what to show a daemon that speaks TLS there.
+    """
     # A plain connect first: gRPC backs off for a second after a refused one, and this is asked
     # while a daemon starts.
     if not _listens(address, timeout_s):
         return Health.SILENT
-    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = (
+        grpc.insecure_channel(address, options=options)
+        if tls is None
+        else grpc.secure_channel(address, read_certificates(tls).as_client, options=options)
+    )
+    with channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)

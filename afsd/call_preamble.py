@@ -9,7 +9,7 @@ gets an answer before the break it is owed (I3, R3).
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final
@@ -20,6 +20,8 @@ import grpc.aio
 
 from afs.errors import AfsCode, AfsError
 from afs.runtime.interceptors import Context, Continuation, Handler
+from afs.runtime.listening import UNIX_PREFIX
+from afs.runtime.tls import uris_of, used_tls
 from afsd.callbacks import CallBacks
 
 HOST_UUID_METADATA: Final = "afs-host-uuid"
@@ -40,16 +42,30 @@ def _canonical(value: str | bytes) -> str:
         ) from None
 
 
-def host_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+def host_of(context: Context) -> str | None:
     """The host that a call's metadata names; None if it names none.
 
+    Where callers have certificates, a host is known by its own.
+
     Raises:
-        AfsError: EINVAL if the name is no UUID.
+        AfsError: EINVAL if the name is no UUID; EPERM for a host that the certificate is not for.
     """
-    for key, value in metadata or ():
+    for key, value in context.invocation_metadata() or ():
         if key == HOST_UUID_METADATA:
-            return _canonical(value)
+            host = _canonical(value)
+            if used_tls() is not None and not _is_certified(context, host):
+                raise AfsError(
+                    AfsCode.EPERM, f"the caller's certificate is not that of host {host}"
+                )
+            return host
     return None
+
+
+def _is_certified(context: Context, host: str) -> bool:
+    """Unix sockets let in whom their mode lets in, and know no certificates."""
+    return context.peer().startswith(UNIX_PREFIX) or any(
+        uri.rpartition("/host/")[2] == host for uri in uris_of(context)
+    )
 
 
 class CallPreamble(grpc.aio.ServerInterceptor):
@@ -122,7 +138,7 @@ class CallPreamble(grpc.aio.ServerInterceptor):
         callbacks = self._callbacks
 
         async def call(request: Any, context: Context) -> Any:
-            host = host_of(context.invocation_metadata())
+            host = host_of(context)
             calling_host.set(host)
             if host is None:
                 return await behavior(request, context)
@@ -140,7 +156,7 @@ class CallPreamble(grpc.aio.ServerInterceptor):
         callbacks = self._callbacks
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            host = host_of(context.invocation_metadata())
+            host = host_of(context)
             calling_host.set(host)
             if host is not None and not callbacks.may_answer(host):
                 await callbacks.call_preamble(host)

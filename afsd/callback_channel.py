@@ -34,7 +34,7 @@ class CallBackChannelServicer(callback_channel_pb2_grpc.CallBackChannelServicer)
             AfsError: EINVAL without a host UUID or a hello; VLIMIT for too many hosts; EAGAIN when
                 the host has attached anew.
         """
-        host = host_of(context.invocation_metadata())
+        host = host_of(context)
         if host is None:
             raise AfsError(
                 AfsCode.EINVAL, f"Attach needs the metadata {HOST_UUID_METADATA}: a UUID"

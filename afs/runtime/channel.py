@@ -18,7 +18,10 @@ from afs.limits import (
     RECONNECT_MAX_S,
     RECONNECT_MIN_S,
 )
+from afs.runtime.listening import UNIX_PREFIX
 from afs.runtime.outgoing import client_interceptors
+from afs.runtime.renewing_channel import RenewingChannel
+from afs.runtime.tls import used_tls
 
 # What a status means when no AFS code came with it: it was made by gRPC itself, or by someone
 # else's server.
@@ -49,17 +52,22 @@ def open_channel(
 
     A peer that stopped answering (frozen, unplugged) is noticed within KEEPALIVE_TIME_S +
     KEEPALIVE_TIMEOUT_S while a call or stream is open; its calls then end with UNAVAILABLE.
-    They show the process's token, if it has one (`afs.runtime.outgoing`).
+    They show the process's token, if it has one (`afs.runtime.outgoing`), and speak mutual TLS over
+    TCP if it has a certificate (`afs.runtime.tls`).
 
     Args:
         address: "host:port" or "unix:PATH".
         options: gRPC channel arguments that override ours.
         interceptors: client interceptors, outermost first.
     """
-    return grpc.aio.insecure_channel(
-        address,
-        options=list((dict(_channel_options()) | dict(options)).items()),
-        interceptors=[*(interceptors or ()), *client_interceptors(address)],
+    chosen = list((dict(_channel_options()) | dict(options)).items())
+    inner = [*(interceptors or ()), *client_interceptors(address)]
+    if used_tls() is None or address.startswith(UNIX_PREFIX):
+        return grpc.aio.insecure_channel(address, options=chosen, interceptors=inner)
+    return RenewingChannel(
+        lambda credentials: grpc.aio.secure_channel(
+            address, credentials, options=chosen, interceptors=inner
+        )
     )
 
 

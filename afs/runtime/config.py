@@ -22,9 +22,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from afs.runtime.logs import LogFormat, LogLevel
@@ -56,9 +56,24 @@ class DaemonConfig(BaseModel):
         description="file of the cell's signing key, by which a daemon of the cell shows other"
         " daemons that it is one",
     )
+    tls_ca: Path | None = Field(
+        None, description="file of the certificate authority whose certificates are trusted"
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="file of this daemon's certificate and key: TCP ports and channels then speak"
+        " mutual TLS, and a renewed file counts without a restart",
+    )
     token_file: Path | None = Field(
         None, description="file of a token to show other daemons, where there is no signing key"
     )
+
+    @model_validator(mode="after")
+    def _has_authority(self) -> Self:
+        """A certificate without an authority would be shown to anybody."""
+        if (self.tls_ca is None) != (self.tls_certificate is None):
+            raise ValueError("tls_ca and tls_certificate: one of them: expected both, or none")
+        return self
 
 
 C = TypeVar("C", bound=DaemonConfig)

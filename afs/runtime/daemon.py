@@ -17,6 +17,7 @@ from afs.runtime.config import DaemonConfig
 from afs.runtime.logs import configure_logging
 from afs.runtime.malloc import tune_malloc
 from afs.runtime.outgoing import show_tokens, token_source
+from afs.runtime.tls import tls_files, use_tls
 
 FAILURE_STATUS: Final = 1
 
@@ -46,6 +47,7 @@ def run_daemon(prog: str, config: DaemonConfig, start: Callable[[], Awaitable[Da
     configure_logging(config.log_level, config.log_format)
     tune_malloc()
     try:
+        use_tls(tls_files(config))
         show_tokens(token_source(config))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(prog, start))

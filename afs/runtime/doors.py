@@ -22,6 +22,7 @@ from afs.identity.callers import DAEMON, Callers
 from afs.runtime.current_caller import current_caller
 from afs.runtime.interceptors import Context, Continuation, Handler
 from afs.runtime.listening import UNIX_PREFIX
+from afs.runtime.tls import uris_of, used_tls
 
 AUTHORIZATION_METADATA: Final = "authorization"
 _BEARER: Final = "bearer "
@@ -59,10 +60,12 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     Args:
         callers: tells who shows a token.
         refused: told of every refusal of ours.
+        cell: whose daemons are known by their certificates.
     """
 
-    def __init__(self, callers: Callers, refused: Refusals) -> None:
+    def __init__(self, callers: Callers, refused: Refusals, cell: str = "") -> None:
         self._callers = callers
+        self._daemons = f"afs://{cell}/daemon/"
         self._refused = refused
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
@@ -97,9 +100,17 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
 
     async def _caller(self, context: Context) -> Caller:
         token = token_of(context.invocation_metadata())
-        if token is None and context.peer().startswith(UNIX_PREFIX):
+        if token is None and self._is_daemon(context):
             return DAEMON
         return await self._callers.of(token)
+
+    def _is_daemon(self, context: Context) -> bool:
+        """Whoever calls through a socket of mode 0600, or has a certificate of a daemon's."""
+        if context.peer().startswith(UNIX_PREFIX):
+            return True
+        return used_tls() is not None and any(
+            uri.startswith(self._daemons) for uri in uris_of(context)
+        )
 
 
 def prepared(handler: Handler, prepare: Callable[[Context], Awaitable[None]]) -> Handler:

@@ -74,7 +74,7 @@ async def open_doors(
     trust = await Trust.open(config.issuers, config.revocations, config.cell)
     resources.push_async_callback(trust.close)
     callers = Callers(trust, Memberships(ask, now, remember_s), config.superusers)
-    return [CallerInterceptor(callers, _refused)]
+    return [CallerInterceptor(callers, _refused, config.cell)]
 
 
 def _refused(method: str, peer: str, error: AfsError) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import os
 import socket
 import stat
@@ -122,6 +123,23 @@ def split_tcp_address(address: str) -> tuple[str, int]:
             f"address {address!r} is none: expected host:port (0 to 65535) or {UNIX_PREFIX}PATH",
         )
     return host, int(port)
+
+
+def is_private(address: str) -> bool:
+    """Whether nobody on the network can read what is sent to this address in plain text."""
+    if address.startswith(UNIX_PREFIX):
+        return True
+    try:
+        host, _ = split_tcp_address(address)
+    except AfsError as error:
+        assert error.code is AfsCode.EINVAL
+        return False
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _taken(address: str) -> AfsError:

@@ -7,7 +7,6 @@ shown on channels that nobody else can read: unix sockets, loopback, and encrypt
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,10 @@ import grpc.aio
 import structlog
 
 from afs.access.caller import DAEMON_NAME
-from afs.errors import AfsCode, AfsError
 from afs.limits import DAEMON_TOKEN_LIFETIME_S, TRUST_POLL_S
 from afs.runtime.config import DaemonConfig
-from afs.runtime.listening import UNIX_PREFIX, split_tcp_address
+from afs.runtime.listening import UNIX_PREFIX, is_private
+from afs.runtime.tls import used_tls
 
 AUTHORIZATION: Final = "authorization"
 
@@ -136,28 +135,12 @@ def client_interceptors(address: str) -> list[grpc.aio.ClientInterceptor]:
     """What a new channel to this address needs, so that its calls show our token."""
     if _Shown.source is None:
         return []
-    if not is_private(address):
+    encrypted = used_tls() is not None and not address.startswith(UNIX_PREFIX)
+    if not (encrypted or is_private(address)):
         _log.warning("token.not_shown", address=address, reason="others can read this channel")
         return []
     source = _Shown.source
     return [kind(source) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)]
-
-
-def is_private(address: str) -> bool:
-    """Whether nobody on the network can read what is sent to this address in plain text."""
-    if address.startswith(UNIX_PREFIX):
-        return True
-    try:
-        host, _ = split_tcp_address(address)
-    except AfsError as error:
-        assert error.code is AfsCode.EINVAL
-        return False
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Shows:

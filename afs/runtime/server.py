@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
@@ -27,8 +28,12 @@ from afs.runtime.listening import (
     UnixSocketClaim,
     check_tcp_address,
     claim_unix_socket,
+    is_private,
     split_tcp_address,
 )
+from afs.runtime.tls import server_credentials, used_tls
+
+_log = structlog.get_logger(__name__)
 
 _SERVER_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     # On by default: a second server would bind the same port silently and take half of the
@@ -110,7 +115,8 @@ class DaemonServer:
 
         Args:
             addresses: "host:port" (port 0: any free one) or "unix:PATH" (mode 0600; a stale socket
-                is replaced).
+                is replaced). TCP ports speak mutual TLS if the process has a certificate
+                (`afs.runtime.tls`).
 
         Returns:
             The same addresses with the real ports.
@@ -139,13 +145,18 @@ class DaemonServer:
     def _listen_tcp(self, address: str) -> str:
         check_tcp_address(address)
         host, _ = split_tcp_address(address)
+        if used_tls() is None and not is_private(address):
+            _log.warning("port.in_plain_text", address=address, reason="no certificate is given")
         port = self._bind(address)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _bind(self, address: str) -> int:
         """Binds in grpc; returns the port."""
         try:
-            port = self._server.add_insecure_port(address)
+            if used_tls() is None or address.startswith(UNIX_PREFIX):
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, server_credentials())
         except RuntimeError as error:
             raise AfsError(AfsCode.VNOSERVICE, f"cannot listen on {address}: {error}") from None
         if port == 0:

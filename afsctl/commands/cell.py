@@ -100,6 +100,13 @@ def up(
             f" {SUPERUSER} first."
         ),
     ] = "off",
+    tls: Annotated[
+        Literal["on", "off"],
+        typer.Option(
+            help="on: TCP ports speak mutual TLS, with certificates in DIR/identity/tls that are"
+            " issued anew at each start."
+        ),
+    ] = "off",
     ports: Annotated[
         Ports,
         typer.Option(
@@ -125,6 +132,7 @@ def up(
         ports=ports,
         dies_with_owner=foreground,
         authorization=authorization == "on",
+        tls=tls == "on",
     )
     if not foreground:
         _print_status(cell, as_json=as_json)
@@ -234,7 +242,9 @@ def _daemon_record(daemon: Daemon) -> dict[str, Any]:
     alive = state is not ProcessState.GONE and daemon.process is not None
     # A frozen process would answer nothing until the time-out.
     asks = state is ProcessState.RUNNING
-    health = check_health(daemon.address, HEALTH_TIMEOUT_S) if asks else Health.SILENT
+    health = (
+        check_health(daemon.address, HEALTH_TIMEOUT_S, daemon.plan.tls) if asks else Health.SILENT
+    )
     return {
         "daemon": daemon.name,
         "state": state.value,

@@ -10,6 +10,9 @@ import typer
 
 from afs.identity.cell_files import DEFAULT_CELL_NAME, IDENTITY_FOLDER, CellFiles
 from afsctl.addresses import DEFAULT_CELL_DIR
+from afsctl.cell_certificates import TLS_FOLDER, CellCertificates
+from afsctl.cell_state import load_state
+from afsctl.failure import CommandError
 
 DirOption = Annotated[
     Path,
@@ -27,6 +30,7 @@ def add_to(app: typer.Typer) -> None:
     """Adds the subcommands of this file."""
     app.command("init")(init)
     app.command("revoke")(revoke)
+    app.command("renew")(renew)
 
 
 def init(
@@ -40,6 +44,22 @@ def init(
     print(
         f"Cell {name} has its keys in {files.folder}; {files.signing_key} is for its servers only."
     )
+
+
+def renew(*, directory: DirOption = DEFAULT_CELL_DIR) -> None:
+    """Issue new certificates to the daemons of the cell that runs here, which take them up."""
+    state = load_state(directory.absolute())
+    if state is None or state.tls is None:
+        raise CommandError(f"no cell of {directory} speaks TLS")
+    files = CellFiles(directory.absolute() / IDENTITY_FOLDER)
+    issuing = CellCertificates(files.folder / TLS_FOLDER, files.read_name())
+    plans = [record.plan for record in state.daemons]
+    caches = {
+        plan.name: directory.absolute() / f"cache-{index}"
+        for index, plan in enumerate(plan for plan in plans if plan.name.startswith("clientd"))
+    }
+    issuing.issue(plans, caches)
+    print(f"Renewed {len(plans) + 1} certificates in {issuing.folder}.")
 
 
 def revoke(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from afsctl.addresses import DEFAULT_CELL_DIR, CellDirOption, use_tls_of
 from afsctl.channels import channel_to
 from afsctl.failure import CommandError
 from afsctl.json_stream import json_objects, standard_input
@@ -30,8 +31,10 @@ def list_methods(
     *,
     as_json: JsonOption = False,
     timeout_s: TimeoutOption = 10.0,
+    cell: CellDirOption = DEFAULT_CELL_DIR,
 ) -> None:
     """List what a daemon serves: its services, or the methods of one."""
+    use_tls_of(address, cell)
     with channel_to(address, CHANNEL_OPTIONS) as channel:
         server = ReflectedServer(channel, timeout_s)
         if service is None:
@@ -88,6 +91,7 @@ def call(
     max_answers: Annotated[
         int | None, typer.Option(help="End a stream of answers after this many.", min=1)
     ] = None,
+    cell: CellDirOption = DEFAULT_CELL_DIR,
 ) -> None:
     """Call one method; requests and answers are JSON, one answer a line.
 
@@ -95,6 +99,7 @@ def call(
     """
     metadata = [_header(text) for text in header or []]
     messages = _requests(requests or [])
+    use_tls_of(address, cell)
     with channel_to(address, CHANNEL_OPTIONS) as channel:
         server = ReflectedServer(channel, timeout_s)
         descriptor = server.method(method)

@@ -1,13 +1,16 @@
-"""A real cell of two servers that look at who calls: people, groups, access lists, moves."""
+"""A real cell of two servers that look at who calls, over TLS: people, rights, moves."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
+from afs.v1 import file_server_pb2, file_server_pb2_grpc
 from afsctl.cell import Cell
 from tests.afsctl.conftest import Afsctl, Ended
 
@@ -17,7 +20,10 @@ ADMIN = "admin"
 class People:
     """Runs commands as users of the cell; "" is nobody."""
 
-    def __init__(self, folder: Path, afsctl: Afsctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, cell: Cell, folder: Path, afsctl: Afsctl, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.cell = cell
         self._folder = folder
         self._afsctl = afsctl
         self._monkeypatch = monkeypatch
@@ -48,8 +54,10 @@ def people(tmp_path: Path, afsctl: Afsctl, monkeypatch: pytest.MonkeyPatch) -> I
     """The people of a cell that runs."""
     monkeypatch.setenv("AFS_CELL_DIR", str(tmp_path / "cell"))
     monkeypatch.delenv("AFS_CELL", raising=False)
-    with Cell.start(tmp_path / "cell", servers=2, clients=1, authorization=True):
-        yield People(tmp_path, afsctl, monkeypatch)
+    with Cell.start(
+        tmp_path / "cell", servers=2, clients=1, authorization=True, tls=True
+    ) as running:
+        yield People(running, tmp_path, afsctl, monkeypatch)
 
 
 def test_a_day_with_rights(people: People, tmp_path: Path) -> None:
@@ -96,4 +104,14 @@ def test_a_day_with_rights(people: People, tmp_path: Path) -> None:
     assert people.run("alice", "fs", "setacl", "/home", "alice").status == 2
     assert people.run("alice", "fs", "setacl", "/home", "alice", "x").status == 2
     people.do("alice", "fs", "setacl", "/home/sub", "bob", "none", "--negative")
+    assert "Renewed 6 certificates" in people.do("", "cell", "renew")
+    client = people.cell.clients[0]
+    people.do("alice", "fs", "setacl", "/home", "system:anyuser", "read")
+    stat = people.do("", "rpc", "call", client, "CacheManager/Stat", '{"path": "/home"}')
+    assert json.loads(stat)["status"]["type"] == "VNODE_TYPE_DIRECTORY"
+    assert people.do("", "cell", "status").count("serving") == 5
+    with grpc.insecure_channel(people.cell.file_server) as channel:
+        stub: Any = file_server_pb2_grpc.FileServerStub(channel)
+        with pytest.raises(grpc.RpcError):
+            stub.GetTime(file_server_pb2.GetTimeRequest(), timeout=20)
     assert "Negative" not in people.do("alice", "fs", "listacl", "/home/sub")

@@ -24,7 +24,8 @@ from afs.identity.trust import Trust
 from afs.runtime.channel import afs_error_from_rpc, open_channel
 from afs.runtime.current_caller import current_caller
 from afs.runtime.doors import CallerInterceptor, prepared, token_of
-from afs.runtime.outgoing import FileToken, KeyTokens, client_interceptors, is_private, show_tokens
+from afs.runtime.listening import is_private
+from afs.runtime.outgoing import FileToken, KeyTokens, client_interceptors, show_tokens
 from afs.v1 import file_server_pb2, file_server_pb2_grpc
 from afsctl.ports import free_ports
 from tests.fakes import FakeClock
