@@ -11,6 +11,7 @@ from bench import (
     break_policies,
     bulk_data,
     clone,
+    doors,
     fan_out,
     fetch_status,
     give_back_ack,
@@ -29,6 +30,7 @@ from bench.report import RESULTS, Report
 MEASUREMENTS: Final[dict[str, Callable[[], Awaitable[Report]]]] = {
     "give_back_ack": give_back_ack.run,
     "fetch_status": fetch_status.run,
+    "doors": doors.run,
     "bulk_data": bulk_data.run,
     "break_policies": break_policies.run,
     "marking": marking.run,

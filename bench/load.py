@@ -2,24 +2,30 @@
 
 `python -m bench.load ADDRESS METHOD CALLS CONCURRENCY [FID]` prints calls per second. METHOD is
 `Empty` (of bench.bare_server) or `FetchStatus` (FID as volume.vnode.uniquifier). The number of
-calls bounds it; it stops by itself.
+calls bounds it; it stops by itself. It shows the token in BENCH_SHOWS, and speaks TLS with the
+certificate that AFS_TLS_CERTIFICATE and AFS_TLS_CA name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 
 from afs.runtime.channel import open_channel
+from afs.runtime.outgoing import OneToken, show_tokens
 from afs.types import Fid
 from afs.v1 import file_server_pb2, file_server_pb2_grpc
 from afs.wire import fid_to_wire
+from afsctl.addresses import use_given_tls
 from bench.bare_server import SERVICE
+
+SHOWS_VARIABLE: Final = "BENCH_SHOWS"
 
 
 async def run(address: str, method: str, calls: int, concurrency: int, fid: Fid) -> float:
@@ -52,6 +58,9 @@ async def run(address: str, method: str, calls: int, concurrency: int, fid: Fid)
 
 
 if __name__ == "__main__":
+    use_given_tls()
+    if token := os.environ.get(SHOWS_VARIABLE):
+        show_tokens(OneToken(token))
     _, to, name, how_many, at_a_time, *rest = sys.argv
     numbers = [int(part) for part in rest[0].split(".")] if rest else [1, 1, 1]
     print(uvloop.run(run(to, name, int(how_many), int(at_a_time), Fid(*numbers))))

@@ -72,37 +72,56 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
-        """The handler of the call, behind the door."""
+        """The handler of the call, or one that refuses it.
+
+        A call is one task from here to its servicer, so who calls is set here, for its token; only
+        who shows none is looked at more closely, when the call's context is there.
+        """
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
         method = str(handler_call_details.method)
+        try:
+            token = token_of(handler_call_details.invocation_metadata)
+            if token is None:
+                return self._without_token(method, handler)
+            self._let_in(method, await self._callers.of(token))
+        except AfsError as error:
+            return prepared(handler, self._refusal(method, error))
+        return handler
+
+    def _without_token(self, method: str, handler: Handler) -> Handler:
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = self._wrapped[method] = handler, prepared(handler, self._door(method))
         return known[1]
 
     def _door(self, method: str) -> Callable[[Context], Awaitable[None]]:
-        requirement = REQUIREMENTS.get(method)
+        """Lets in, or refuses, who shows no token."""
 
         async def door(context: Context) -> None:
+            caller = DAEMON if self._is_daemon(context) else await self._callers.of(None)
             try:
-                caller = await self._caller(context)
-                if requirement is None:
-                    raise AfsError(AfsCode.EPERM, f"{method} is not in the table of rights")
-                requirement.check(caller, method)
+                self._let_in(method, caller)
             except AfsError as error:
-                self._refused(method, context.peer(), error)
-                raise
-            current_caller.set(caller)
+                await self._refusal(method, error)(context)
 
         return door
 
-    async def _caller(self, context: Context) -> Caller:
-        token = token_of(context.invocation_metadata())
-        if token is None and self._is_daemon(context):
-            return DAEMON
-        return await self._callers.of(token)
+    def _refusal(self, method: str, error: AfsError) -> Callable[[Context], Awaitable[None]]:
+        async def refuse(context: Context) -> None:
+            self._refused(method, context.peer(), error)
+            raise error
+
+        return refuse
+
+    @staticmethod
+    def _let_in(method: str, caller: Caller) -> None:
+        requirement = REQUIREMENTS.get(method)
+        if requirement is None:
+            raise AfsError(AfsCode.EPERM, f"{method} is not in the table of rights")
+        requirement.check(caller, method)
+        current_caller.set(caller)
 
     def _is_daemon(self, context: Context) -> bool:
         """Whoever calls through a socket of mode 0600, or has a certificate of a daemon's."""

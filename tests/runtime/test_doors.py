@@ -180,6 +180,7 @@ async def test_method_that_is_not_in_the_table_is_refused(tmp_path: Path) -> Non
 
     class Details:
         method = "/afs.v1.Unheard/Of"
+        invocation_metadata = ()
 
     class Context:
         def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
