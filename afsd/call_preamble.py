@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from afs.errors import AfsCode, AfsError
-from afs.runtime.interceptors import Context, Continuation, Handler
+from afs.runtime.interceptors import Context, Continuation, Handler, rebuilt
 from afs.runtime.listening import UNIX_PREFIX
 from afs.runtime.tls import uris_of, used_tls
 from afsd.callbacks import CallBacks
@@ -109,18 +109,7 @@ class CallPreamble(grpc.aio.ServerInterceptor):
             # A generated method that stands for what is not implemented: nothing is answered that
             # could be stale.
             return handler
-        make: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        wrapped: Handler = make(
-            wrapper,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return wrapped
+        return rebuilt(handler, wrapper)
 
     async def _before_answer(self, host: str, context: Context) -> None:
         """The second look. Between the last ack and our turn the host may be owed another break.

@@ -40,11 +40,13 @@ class Requirement:
         who: whom it is for.
         rights: on the directory that the request is about, or that its file is in.
         also: what else is asked, in words, for the table.
+        changes: whether a call is written down in the audit trail, whoever may make it.
     """
 
     who: Who
     rights: Right = Right.NONE
     also: str = ""
+    changes: bool = False
 
     def check(self, caller: Caller, method: str) -> None:
         """Refuses a caller for whom the method is not, whatever the request says.
@@ -59,7 +61,9 @@ class Requirement:
 
 
 _ANYONE: Final = Requirement(Who.ANYONE)
-_ADMINISTRATOR: Final = Requirement(Who.ADMINISTRATOR)
+# Who looks at a daemon's tables changes nothing.
+_LOOKS: Final = Requirement(Who.ADMINISTRATOR)
+_ADMINISTRATOR: Final = Requirement(Who.ADMINISTRATOR, changes=True)
 _LOOKUP: Final = Requirement(Who.ACCESS_LIST, Right.LOOKUP)
 _INSERT: Final = Requirement(Who.ACCESS_LIST, Right.INSERT)
 _DELETE: Final = Requirement(Who.ACCESS_LIST, Right.DELETE)
@@ -93,7 +97,7 @@ _FILE_SERVER: Final = {
         "`i` on the new directory, and `d` there if something is replaced",
     ),
     "FetchACL": _LOOKUP,
-    "StoreACL": Requirement(Who.ACCESS_LIST, Right.ADMINISTER),
+    "StoreACL": Requirement(Who.ACCESS_LIST, Right.ADMINISTER, changes=True),
     "SetLock": _LOCK,
     "ExtendLock": _LOCK,
     "ReleaseLock": Requirement(Who.OWN, also="a host's own lock"),
@@ -124,12 +128,11 @@ _VOL_SERVER: Final = {
             "SetFields",
             "EndTransaction",
             "RenameVolume",
-            "WatchTold",
             "Salvage",
-            "Verify",
         ),
         _ADMINISTRATOR,
     ),
+    **dict.fromkeys(("WatchTold", "Verify"), _LOOKS),
 }
 _VOLUME_LOCATION: Final = {
     **dict.fromkeys(("GetEntry", "ListEntries"), _ANYONE),
@@ -147,16 +150,18 @@ _PROTECTION: Final = {
         Who.OWN,
         also="a user's own groups; a group's members for them and its owner; administrators",
     ),
-    "ListEntries": _ADMINISTRATOR,
+    "ListEntries": _LOOKS,
     "CreateUser": _ADMINISTRATOR,
     "CreateGroup": Requirement(
-        Who.AUTHENTICATED, also="named after the user who owns it, except by administrators"
+        Who.AUTHENTICATED,
+        also="named after the user who owns it, except by administrators",
+        changes=True,
     ),
-    "Delete": Requirement(Who.OWN, also=f"{_OWNER}; users: administrators"),
-    "AddMember": Requirement(Who.OWN, also=_OWNER),
-    "RemoveMember": Requirement(Who.OWN, also=f"{_OWNER}, or the member"),
-    "Rename": Requirement(Who.OWN, also=f"{_OWNER}; users: administrators"),
-    "ChangeOwner": Requirement(Who.OWN, also=_OWNER),
+    "Delete": Requirement(Who.OWN, also=f"{_OWNER}; users: administrators", changes=True),
+    "AddMember": Requirement(Who.OWN, also=_OWNER, changes=True),
+    "RemoveMember": Requirement(Who.OWN, also=f"{_OWNER}, or the member", changes=True),
+    "Rename": Requirement(Who.OWN, also=f"{_OWNER}; users: administrators", changes=True),
+    "ChangeOwner": Requirement(Who.OWN, also=_OWNER, changes=True),
 }
 _CACHE_MANAGER: Final = (
     "Stat",
@@ -189,7 +194,7 @@ REQUIREMENTS: Final = {
         "afs.v1.CallBackChannel": {"Attach": Requirement(Who.OWN, also="a host's own channel")},
         "afs.v1.CacheManager": dict.fromkeys(_CACHE_MANAGER, Requirement(Who.LOCAL)),
         "afs.v1.FileServerDebug": dict.fromkeys(
-            ("DumpHosts", "DumpCallBacks", "DumpLocks", "GetCounters", "Watch"), _ADMINISTRATOR
+            ("DumpHosts", "DumpCallBacks", "DumpLocks", "GetCounters", "Watch"), _LOOKS
         ),
         "afs.v1.FSSync": dict.fromkeys(("VolumeOp", "WatchBreaks"), _ADMINISTRATOR),
         "afs.v1.VolServer": _VOL_SERVER,

@@ -16,11 +16,12 @@ import grpc
 import grpc.aio
 
 from afs.access.caller import Caller
-from afs.access.requirements import REQUIREMENTS
+from afs.access.requirements import REQUIREMENTS, Requirement
 from afs.errors import AfsCode, AfsError
 from afs.identity.callers import DAEMON, Callers
+from afs.runtime.audit import audited
 from afs.runtime.current_caller import current_caller
-from afs.runtime.interceptors import Context, Continuation, Handler
+from afs.runtime.interceptors import Context, Continuation, Handler, rebuilt
 from afs.runtime.listening import UNIX_PREFIX
 from afs.runtime.tls import uris_of, used_tls
 
@@ -85,9 +86,12 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
             token = token_of(handler_call_details.invocation_metadata)
             if token is None:
                 return self._without_token(method, handler)
-            self._let_in(method, await self._callers.of(token))
+            caller = await self._callers.of(token)
+            requirement = self._let_in(method, caller)
         except AfsError as error:
             return prepared(handler, self._refusal(method, error))
+        if requirement.changes and caller is not DAEMON:
+            return audited(handler, method, caller)
         return handler
 
     def _without_token(self, method: str, handler: Handler) -> Handler:
@@ -116,12 +120,13 @@ class CallerInterceptor(grpc.aio.ServerInterceptor):
         return refuse
 
     @staticmethod
-    def _let_in(method: str, caller: Caller) -> None:
+    def _let_in(method: str, caller: Caller) -> Requirement:
         requirement = REQUIREMENTS.get(method)
         if requirement is None:
             raise AfsError(AfsCode.EPERM, f"{method} is not in the table of rights")
         requirement.check(caller, method)
         current_caller.set(caller)
+        return requirement
 
     def _is_daemon(self, context: Context) -> bool:
         """Whoever calls through a socket of mode 0600, or has a certificate of a daemon's."""
@@ -157,15 +162,4 @@ def prepared(handler: Handler, prepare: Callable[[Context], Awaitable[None]]) ->
     else:
         # A generated method that stands for what is not implemented.
         return handler
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    made: Handler = make(
-        wrapper,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
-    return made
+    return rebuilt(handler, wrapper)

@@ -205,6 +205,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
 
 
+def rebuilt(handler: Handler, behavior: Any) -> Handler:
+    """A handler of the same kind, with the same messages, and this behavior."""
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    made: Handler = make(
+        behavior,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+    return made
+
+
 async def hear_out(requests: AsyncIterator[Any]) -> None:
     """Reads and throws away what a client still sends, before its stream is answered with an error.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -53,6 +54,9 @@ class Names(Scripted):
         assert caller is not None
         for _ in range(2):
             yield file_server_pb2.FetchDataResponse(data=caller.name.encode())
+
+    async def StoreACL(self, request: Any, context: Any) -> Any:
+        raise AfsError(AfsCode.EACCES, "no a right")
 
     async def SetVolumeStatus(self, request: Any, context: Any) -> Any:
         return file_server_pb2.SetVolumeStatusResponse()
@@ -261,3 +265,25 @@ def test_method_that_is_not_implemented_stays_so() -> None:
     handler: Any = grpc.unary_unary_rpc_method_handler(missing)
     assert prepared(handler, prepare) is handler
     assert token_of(None) is None
+
+
+async def test_changes_by_administrators_are_written_down(tmp_path: Path) -> None:
+    """Who did what to what, from where, and how it ended; what changes nothing is not."""
+    request = file_server_pb2.SetVolumeStatusRequest(volume=7)
+    with structlog.testing.capture_logs() as events:
+        async with door(tmp_path) as opened:
+            await opened.call("SetVolumeStatus", request, **shown("root"))
+            await opened.name(**shown("root"))
+            with pytest.raises(AfsError):
+                await opened.call(
+                    "StoreACL", file_server_pb2.StoreACLRequest(acl="x"), **shown("alice")
+                )
+            await opened.call("SetVolumeStatus", request, **shown(DAEMON_NAME))
+    audited = [event for event in events if event["event"] == "call.audited"]
+    assert [(event["caller"], event["outcome"]) for event in audited] == [
+        ("root", "done"),
+        ("alice", "EACCES"),
+    ]
+    assert audited[0]["method"] == "afs.v1.FileServer/SetVolumeStatus"
+    assert audited[0]["subject"] == "{'volume': 7}"
+    assert audited[0]["peer"].startswith("ipv4:127.0.0.1:")
