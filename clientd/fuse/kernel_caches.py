@@ -8,13 +8,15 @@ Theory of operation
        are counted in the moment of the answer, in one step with it: a break that is taken in later
        finds the node marked, one that came before has ended the promise.
     2. Data has no such time. The kernel asks for attributes before it reads from its cache once
-       they have run out (FUSE_AUTO_INVAL_DATA), and they tell whether the data is still that:
-       whoever answers with another DataVersion than `node.data_version` first has the kernel drop
-       its data (`refresh`). Mapped pages are dropped by what follows.
+       they have run out (FUSE_AUTO_INVAL_DATA), and it asks us to open a file: whoever answers with
+       another DataVersion than `node.data_version` first has the kernel drop its data (`refresh`),
+       or says that it is not to be kept. So data of a file that nobody has open may stay; it is
+       used again if it is still right. Of an open file it is dropped by what follows, because
+       mapped pages ask nobody.
     3. Whatever ends a promise, or changes a vnode or a name through another door of this client,
-       tells `stale` or `stale_names`. `settle` then tells the kernel. For a break it is called, and
-       waited for, before the break is acknowledged. In the loop, at once: attributes, and data of
-       files that nobody has open. In a thread (see `notifier`): data of open files, names.
+       tells `stale`, `changed` or `names_changed`. `settle` then tells the kernel. For a break it
+       is called, and waited for, before the break is acknowledged. Attributes are told at once, in
+       the loop; names, and data of open files, in a thread (see `notifier`).
     4. Where that gets stuck: names. A request that holds the directory's lock is under way with us
        (`node.busy`), or comes in between. Then the epoch of the whole mount is increased, which
        takes no lock: every name is looked up before it is next used. Kernels before 6.16 cannot do
@@ -25,7 +27,6 @@ Theory of operation
        for as long as the READ takes.
     5. What the mount itself changes, the kernel changes in its own caches: such names are
        `expected`.
-
     6. The kernel protects itself against answers that it takes in after an invalidation that was
        sent after them: attributes carry a version, a new name is answered under the directory's
        lock. One case it does not: a name that had run out and was looked up again, by a thread
@@ -38,6 +39,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -52,12 +54,29 @@ from clientd.journal import Journal
 
 # Inodes told of in one turn of the loop: about a millisecond.
 SLICE: Final = 256
-# Data of a closed file up to here is dropped in the loop: some 10 µs.
-DROP_AT_ONCE_BYTES: Final = 1024 * 1024
 # A thread that was answered is run within so many seconds, on a busy machine too.
 RECENT_S: Final = 1.0
 # Names remembered of a directory before those that have run out are looked for.
 SWEEP_NAMES: Final = 1024
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Notifications that may block.
+
+    Attributes:
+        messages: they.
+        opened: files among them whose data is dropped.
+        has_names: whether there are names among them.
+        needs_epoch: whether there are names that only a new epoch can tell of.
+        writing: done when they are written; None before that has begun.
+    """
+
+    messages: list[bytes] = field(default_factory=list)
+    opened: list[Node] = field(default_factory=list)
+    has_names: bool = False
+    needs_epoch: bool = False
+    writing: asyncio.Future[None] | None = None
 
 
 class KernelCaches:
@@ -89,6 +108,8 @@ class KernelCaches:
         self._expected: set[tuple[Fid, bytes]] = set()
         self._scheduled = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        # What the kernel is being told at this moment.
+        self._settling: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._closing: asyncio.Future[None] = self._loop.create_future()
 
@@ -123,11 +144,19 @@ class KernelCaches:
             await asyncio.wait([node.settling])
         if node.data_version not in (NO_DATA, vnode.data_version):
             node.data_version = NO_DATA
-            await self._drop_data(node)
+            await self._begin([abi.inval_inode(node.id, data=True)], [node])
 
     def mixed(self, node: Node) -> None:
-        """The kernel got data of another version than what it has: it drops all of it."""
-        self.run(self._drop_data(node))
+        """The kernel gets data of another version than what it has: it drops all of it."""
+        _ = self._begin([abi.inval_inode(node.id, data=True)], [node])
+
+    def refused(self, fid: Fid) -> None:
+        """What was written to a file is given up: the kernel has data that nobody else will."""
+        for node in self._nodes.of(fid):
+            node.data_version = NO_DATA
+            self._attributes_stale(node)
+            if node.opens:
+                self.mixed(node)
 
     def moved(self, old: tuple[Node, bytes], new: tuple[Node, bytes], trust_s: float) -> None:
         """The kernel moved a name, and relies on it as long as it did on the old one.
@@ -157,27 +186,21 @@ class KernelCaches:
         """A change of our own: attributes are stale; data, if it is not what was written here."""
         entry = self._servers.known(fid)
         for node in self._nodes.of(fid):
+            self._attributes_stale(node)
             same = entry is not None and entry.status.data_version == node.data_version
-            if node.data_version != NO_DATA and not same and not node.files:
-                self._stale.add(fid)
-                self._schedule()
-            elif node.told_until:
-                self._attributes_stale(node)
+            if node.opens and not same and not node.files and node.data_version != NO_DATA:
+                node.data_version = NO_DATA
+                self.mixed(node)
 
     def names_changed(self, directory: Fid, names: Iterable[str]) -> None:
         """These names in a directory changed by our own doing; its promise stands."""
-        for node in self._nodes.of(directory):
-            if node.told_until:
-                self._attributes_stale(node)
-            if node.names:
-                break
-        else:
+        nodes = self._nodes.of(directory)
+        for node in nodes:
+            self._attributes_stale(node)
+        if not any(node.names for node in nodes):
             return
-        changed = {
-            encoded
-            for name in names
-            if (directory, encoded := name.encode("utf-8", "surrogatepass")) not in self._expected
-        }
+        encoded = {name.encode("utf-8", "surrogatepass") for name in names}
+        changed = {name for name in encoded if (directory, name) not in self._expected}
         if changed:
             self._stale_names.setdefault(directory, set()).update(changed)
             self._schedule()
@@ -185,7 +208,9 @@ class KernelCaches:
     def all_stale(self) -> None:
         """Nothing that was cached is relied on (a lost channel, a stall)."""
         now = self._servers.now()
-        self._stale.update(node.fid for node in self._nodes if node.told_until > now or node.names)
+        self._stale.update(
+            node.fid for node in self._nodes if node.told_until > now or node.names or node.opens
+        )
         if self._stale:
             self._schedule()
 
@@ -202,24 +227,26 @@ class KernelCaches:
         """Tells the kernel what is stale.
 
         Returns:
-            None if it knows; else done when it does, or as good as that (see the module).
+            None if it knows; else done when it does, or as good as that (see the module). That is
+            about everything that became stale before, whoever began to tell it.
         """
-        if not self._stale and not self._stale_names:
-            return None
         fids, self._stale = list(self._stale), set()
         names, self._stale_names = self._stale_names, {}
-        may_block: list[bytes] = []
-        opened: list[Node] = []
-        stuck = self._tell(fids[:SLICE], may_block, opened)
+        batch = _Batch()
+        self._tell(fids[:SLICE], batch)
         for directory, changed in names.items():
             for node in self._nodes.of(directory):
-                stuck = self._names(node, changed, may_block) or stuck
-        rest = fids[SLICE:]
-        if stuck:
-            self._increase_epoch()
-        if not rest and not may_block:
+                self._names(node, changed, batch)
+        waits = self._begin_batch(batch)
+        if waits is not None or len(fids) > SLICE:
+            task = self._begin_task(self._settle_rest(fids[SLICE:], waits))
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+        if not self._settling:
             return None
-        return self._begin_task(self._settle_rest(rest, may_block, opened))
+        if len(self._settling) == 1:
+            return next(iter(self._settling))
+        return self._begin_task(_all_of(list(self._settling)))
 
     async def close(self) -> None:
         """Ends; nothing is told any more."""
@@ -238,48 +265,39 @@ class KernelCaches:
         self._scheduled = False
         self.settle()
 
-    async def _settle_rest(
-        self, fids: Sequence[Fid], may_block: list[bytes], opened: list[Node]
-    ) -> None:
-        """The rest of what was stale, in slices; then what may block."""
+    async def _settle_rest(self, fids: Sequence[Fid], waits: _Batch | None) -> None:
+        """Waits for what has begun, and tells the rest of what was stale, in slices."""
+        if waits is not None:
+            await self._wait(waits)
         for at in range(0, len(fids), SLICE):
             await asyncio.sleep(0)
-            if self._tell(fids[at : at + SLICE], may_block, opened):
-                self._increase_epoch()
-        if may_block:
-            await self._write(may_block, opened)
+            batch = _Batch()
+            self._tell(fids[at : at + SLICE], batch)
+            waits = self._begin_batch(batch)
+            if waits is not None:
+                await self._wait(waits)
 
-    def _tell(self, fids: Sequence[Fid], may_block: list[bytes], opened: list[Node]) -> bool:
-        """Tells at once what cannot block, and adds the rest; True if names cannot be told so."""
+    def _tell(self, fids: Sequence[Fid], batch: _Batch) -> None:
+        """Tells at once what cannot block, and adds the rest to the batch."""
         now = self._servers.now()
-        stuck = False
         for fid in fids:
             for node in self._nodes.of(fid):
-                if node.data_version != NO_DATA:
-                    node.data_version = NO_DATA
-                    if node.opens or self._is_large(fid):
-                        may_block.append(abi.inval_inode(node.id, data=True))
-                        opened.append(node)
-                        self._attributes_stale(node)
-                    else:
-                        node.told_until = 0.0
-                        self._session.tell(abi.inval_inode(node.id, data=True))
-                elif node.told_until > now:
+                if node.told_until > now:
                     self._attributes_stale(node)
+                if node.opens and node.data_version != NO_DATA:
+                    node.data_version = NO_DATA
+                    batch.messages.append(abi.inval_inode(node.id, data=True))
+                    batch.opened.append(node)
                 if node.names:
-                    stuck = self._names(node, None, may_block) or stuck
-        return stuck
+                    self._names(node, None, batch)
 
     def _attributes_stale(self, node: Node) -> None:
-        node.told_until = 0.0
-        self._session.tell(abi.inval_inode(node.id, data=False))
+        if node.told_until:
+            node.told_until = 0.0
+            self._session.tell(abi.inval_inode(node.id, data=False))
 
-    def _is_large(self, fid: Fid) -> bool:
-        entry = self._servers.known(fid)
-        return entry is None or entry.status.length > DROP_AT_ONCE_BYTES
-
-    def _names(self, node: Node, changed: Iterable[bytes] | None, may_block: list[bytes]) -> bool:
-        """Names of a directory are stale; True if only the epoch can tell the kernel."""
+    def _names(self, node: Node, changed: Iterable[bytes] | None, batch: _Batch) -> None:
+        """Names of a directory are stale: these, or all."""
         names = node.names or {}
         now = self._servers.now()
         relied_on = [
@@ -288,15 +306,16 @@ class KernelCaches:
             if names.pop(name, 0.0) > now
         ]
         if not relied_on:
-            return False
+            return
         if node.busy and self._session.minor >= abi.INC_EPOCH_MINOR:
-            return True
+            batch.needs_epoch = True
+            return
         expire_only = self._session.minor >= abi.EXPIRE_ONLY_MINOR
         messages = [abi.inval_entry(node.id, name, expire_only=expire_only) for name in relied_on]
-        may_block += messages
+        batch.messages += messages
+        batch.has_names = True
         if now - node.named_at < RECENT_S:
             self.run(self._once_more(messages))
-        return False
 
     async def _once_more(self, messages: list[bytes]) -> None:
         await asyncio.wait([self._closing], timeout=RECENT_S)
@@ -307,19 +326,25 @@ class KernelCaches:
         self._journal.count("kernel_epochs")
         self._session.tell(abi.inc_epoch())
 
-    async def _drop_data(self, node: Node) -> None:
-        message = abi.inval_inode(node.id, data=True)
-        await self._begin([message], [node])
+    def _begin_batch(self, batch: _Batch) -> _Batch | None:
+        """Begins to tell what may block; the batch if it is to be waited for."""
+        if batch.needs_epoch:
+            self._increase_epoch()
+        if not batch.messages:
+            return None
+        batch.writing = self._begin(batch.messages, batch.opened)
+        return batch
 
-    async def _write(self, messages: list[bytes], opened: Sequence[Node]) -> None:
-        """Writes what may block; goes on without, when that takes too long."""
-        writing = self._begin(messages, opened)
-        if not await self._notifier.done_soon(writing, len(messages)):
+    async def _wait(self, batch: _Batch) -> None:
+        """Waits for a batch; goes on without, when that takes too long."""
+        assert batch.writing is not None
+        if not await self._notifier.done_soon(batch.writing, len(batch.messages)):
             self._journal.count("kernel_waits_given_up")
-            if len(messages) > len(opened) and self._session.minor >= abi.INC_EPOCH_MINOR:
+            if batch.has_names and self._session.minor >= abi.INC_EPOCH_MINOR:
                 self._increase_epoch()
 
     def _begin(self, messages: list[bytes], opened: Sequence[Node]) -> asyncio.Future[None]:
+        """Begins to write; until it is done no status is told of the files among it."""
         writing = self._notifier.begin(messages)
         for node in opened:
             node.settling = writing
@@ -335,6 +360,10 @@ class KernelCaches:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _all_of(tasks: Sequence[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks)
 
 
 def _settled(opened: Sequence[Node], writing: asyncio.Future[None]) -> None:

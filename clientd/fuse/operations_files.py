@@ -104,10 +104,9 @@ class FileOperations:
         else:
             # There is nothing to be stored when it is closed.
             answer |= OpenFlag.NOFLUSH
-        version = file.vnode().data_version
-        if node.data_version == version and node.settling is None and not flags & os.O_TRUNC:
+        if not flags & os.O_TRUNC and self._tree.has_right_data(node):
             answer |= OpenFlag.KEEP_CACHE
-        node.data_version = version
+        node.data_version = file.vnode().data_version
         return number, abi.OPEN_OUT.pack(number, answer)
 
     def create(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
@@ -181,8 +180,7 @@ class FileOperations:
             await self._services.vnode_changes.to_the_end(handle.file.close())
             self._stored(handle)
         except AfsError:
-            # The kernel has what was written; nobody else ever will.
-            self._tree.kernel.stale(fid)
+            self._tree.kernel.refused(fid)
             raise
         finally:
             for owner in handle.lock_owners:

@@ -155,6 +155,15 @@ class Tree:
         """As `status`, for what a name in a directory stands for."""
         return await self._status(named.volume, named.realm, named.fid, above.fid)
 
+    def has_right_data(self, node: Node) -> bool:
+        """True if what the kernel may have of a file's data may be relied on in this moment."""
+        entry, _ = self.kernel.trust(node.fid)
+        return (
+            entry is not None
+            and node.settling is None
+            and node.data_version == entry.status.data_version
+        )
+
     # --- answers ---
 
     def attributes(self, node: Node, vnode: Vnode, seconds: float) -> bytes:
