@@ -16,6 +16,8 @@ from afs.types import Fid, LockType, root_fid
 from afs.v1 import file_server_debug_pb2, file_server_debug_pb2_grpc
 from afs.v1 import file_server_pb2 as pb
 from afs.wire import fid_to_wire
+from afsd.core import locks as lock_table
+from clientd import server_lock
 from clientd.core.range_locks import LAST_BYTE, LockFamily, LockOwner, RangeLock
 from clientd.locks import Locks
 from clientd.volume_calls import VolumeCalls
@@ -295,6 +297,25 @@ async def test_who_waits_for_a_machine_has_the_lock_when_it_is_let_go(stage: Sta
     await stage.until_waiting("two")
     async with refused(AfsCode.EAGAIN):
         await two.lock(B, READ)
+    await one.lock(A, None)
+    await waiting
+    assert await stage.held() == {"two": WRITE}
+
+
+async def test_who_may_not_stand_in_line_asks_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine with too many waits at the fileserver has its locks later, not never."""
+    monkeypatch.setattr(lock_table, "MAX_LOCK_WAITS_PER_HOST", 0)
+    monkeypatch.setattr(server_lock, "ASK_AGAIN_S", 0.02)
+    one, two = stage.one, stage.two
+    await one.lock(A, WRITE)
+    waiting = two.waiting(A, WRITE)
+
+    async def asked_again() -> bool:
+        return await two.counter("lock_calls") > 2
+
+    await stage.until(asked_again)
     await one.lock(A, None)
     await waiting
     assert await stage.held() == {"two": WRITE}
