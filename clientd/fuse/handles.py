@@ -63,5 +63,6 @@ class Handles(Generic[H]):
         del self._open[number]
         return handle
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def numbers(self) -> list[int]:
+        """Of all handles."""
+        return list(self._open)

@@ -48,6 +48,7 @@ class Mount:
         notifier: Notifier,
         nodes: Nodes,
         kernel: KernelCaches,
+        files: FileOperations,
         ended: asyncio.Event,
     ) -> None:
         self._services = services
@@ -56,6 +57,7 @@ class Mount:
         self.session = session
         self.nodes = nodes
         self.kernel = kernel
+        self._files = files
         self.ended = ended
 
     @classmethod
@@ -79,7 +81,7 @@ class Mount:
         files = FileOperations(tree, names, silly)
         services.kernel.open(kernel)
         services.locks.store = files.store
-        mount = cls(services, kernel_mount, session, notifier, nodes, kernel, ended)
+        mount = cls(services, kernel_mount, session, notifier, nodes, kernel, files, ended)
         session.start(
             REFUSED
             | names.handlers()
@@ -111,6 +113,7 @@ class Mount:
         await self._kernel_mount.unmount()
         await self._notifier.close()
         await self.session.close()
+        await self._files.stop()
         await self.kernel.close()
         await self._kernel_mount.close()
         _log.info("mount.stopped", path=str(self.path))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from afs.errors import AfsCode, AfsError
@@ -188,6 +189,16 @@ class FileOperations:
                     await self._services.locks.release_owner(fid, owner)
             await self._silly.closed(fid)
         return b""
+
+    async def stop(self) -> None:
+        """Closes everything, when the kernel has been cut off and will not."""
+        for number in self.handles.numbers():
+            handle = self._let_go(number)
+            with suppress(AfsError):
+                await self._close(handle)
+            for owner in handle.lock_owners:
+                with suppress(AfsError):
+                    await self._services.locks.release_owner(handle.node.fid, owner)
 
     def is_open(self, fid: Fid) -> bool:
         """True if the kernel has the file open."""

@@ -213,3 +213,29 @@ async def test_others_than_root_mount_by_the_program(
     assert await do((place / "home/f").read_bytes) == b"data"
     await program.client.mounts.unmount()
     assert mounted_at(place) is None
+
+
+async def test_unmount_closes_what_is_open(
+    server: FakeFileServer, program: LocalProgram, place: Path
+) -> None:
+    """What was written is stored, what was removed goes, and nothing is held by anybody."""
+    written, removed = server.add("f", b""), server.add("g", b"x")
+    await program.client.mounts.mount(place)
+
+    def work() -> list[int]:
+        descriptors = [os.open(place / f"home/{name}", os.O_RDWR) for name in "fg"]
+        os.write(descriptors[0], b"data")
+        (place / "home/g").unlink()
+        return descriptors
+
+    descriptors = await do(work)
+    open_files = program.client.services.open_files
+    assert open_files.is_open(written)
+    await program.client.mounts.unmount()
+    assert server.nodes[written].data == b"data"
+    assert list(server.nodes[server.root].names) == ["f"]
+    assert not open_files.is_open(written)
+    assert not open_files.is_open(removed)
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match=r"endpoint|abort"):
+            await do(os.close, descriptor)
