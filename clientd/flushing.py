@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+import structlog
+
 from afs.errors import AfsCode, AfsError
 from afs.limits import DATA_PIECE_BYTES, UNSENT_AFTER_S
 from afs.runtime.clock import Clock
@@ -18,6 +20,8 @@ from clientd.local_file import LocalFile, Writer
 from clientd.storing import ConflictError, Storing
 from clientd.unsent import Unsent
 from clientd.unsent_records import UnsentRecord
+
+_log = structlog.get_logger(__name__)
 
 
 class Flushing:
@@ -144,8 +148,9 @@ class Flushing:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         # Looked at here, because who asked may have gone.
-        if not task.cancelled():
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, AfsError):
+            _log.error("flush.failed", exc_info=error)
 
     async def _flush(self, file: LocalFile) -> None:
         async with file.turn:
@@ -184,7 +189,7 @@ class Flushing:
         try:
             while not storing.done():
                 await asyncio.wait([storing], timeout=UNSENT_AFTER_S)
-                if not storing.done() and file.volume.away_for_s:
+                if not storing.done() and file.volume.away_for_s > UNSENT_AFTER_S:
                     break
         except BaseException:
             storing.cancel()

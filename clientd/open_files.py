@@ -190,11 +190,13 @@ class OpenFiles:
     async def send(self, volume: VolumeCalls, record: UnsentRecord) -> None:
         """Stores what waits for that, unless something is being done with the file already.
 
+        A file that is being written again is stored by whoever does that, when it is whole.
+
         Raises:
             AfsError: as StoreData.
         """
         file = self._files.get(record.fid) or self._file(volume, record.vnode)
-        if not file.turn.locked():
+        if not file.turn.locked() and (file.is_kept or not file.writers):
             await self._flushing.flush(file)
 
     async def discard(self, record: UnsentRecord) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,7 +123,9 @@ class UnsentRecords:
                 continue
             records.append(record)
             kept |= {piece.path for piece in record.pieces.values()}
-        for path in (self._folder / PIECES).glob("*/*"):
+        # Half-written records, and files that were never part of one.
+        half = (self._folder / RECORDS).glob(".*.tmp")
+        for path in chain(half, (self._folder / PIECES).glob("*/*")):
             if path not in kept:
                 with suppress(OSError):
                     path.unlink()

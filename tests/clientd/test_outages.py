@@ -271,6 +271,25 @@ async def test_kernel_hears_that_writes_are_not_in_the_file(
         await program.until(lambda: changed in kernel.told)
 
 
+async def test_kept_file_that_is_written_again_is_stored_when_it_is_closed(
+    server: FakeFileServer, program: LocalProgram
+) -> None:
+    """Not behind the back of who is writing it; then all of it, in one store."""
+    fid = server.add("f", b"old")
+    async with opened(program, fid) as handle:
+        async with away(server, program):
+            await handle.write(0, b"first")
+            await fails(handle.flush())
+            await handle.write(5, b" half")
+        program.client.services.resending.poke()
+        await program.client.services.servers.check()
+        await handle.write(10, b" done")
+        assert server.nodes[fid].data == b"old"
+        await handle.flush()
+        assert [stored.data for stored in server.stores] == [b"first half done"]
+    assert await unsent(program) == []
+
+
 async def test_flush_of_a_kept_file_that_others_changed_says_so(
     server: FakeFileServer, program: LocalProgram
 ) -> None:
