@@ -16,7 +16,7 @@ Theory of operation
     3. Whatever ends a promise, or changes a vnode or a name through another door of this client,
        tells `stale`, `changed` or `names_changed`. `settle` then tells the kernel. For a break it
        is called, and waited for, before the break is acknowledged. Attributes are told at once, in
-       the loop; names, and data of open files, in a thread (see `notifier`).
+       the loop; names, and everything of open files, in a thread (see `notifier`).
     4. Where that gets stuck: names. A request that holds the directory's lock is under way with us
        (`node.busy`), or comes in between. Then the epoch of the whole mount is increased, which
        takes no lock: every name is looked up before it is next used. Kernels before 6.16 cannot do
@@ -282,19 +282,29 @@ class KernelCaches:
         now = self._servers.now()
         for fid in fids:
             for node in self._nodes.of(fid):
-                if node.told_until > now:
-                    self._attributes_stale(node)
                 if node.opens and node.data_version != NO_DATA:
+                    # This tells of its attributes as well.
+                    node.told_until = 0.0
                     node.data_version = NO_DATA
                     batch.messages.append(abi.inval_inode(node.id, data=True))
                     batch.opened.append(node)
+                elif node.told_until > now:
+                    self._attributes_stale(node, batch.messages)
                 if node.names:
                     self._names(node, None, batch)
 
-    def _attributes_stale(self, node: Node) -> None:
-        if node.told_until:
-            node.told_until = 0.0
-            self._session.tell(abi.inval_inode(node.id, data=False))
+    def _attributes_stale(self, node: Node, may_block: list[bytes] | None = None) -> None:
+        """Tells of a node's attributes: in the loop, unless the file is open (see `notifier`)."""
+        if not node.told_until:
+            return
+        node.told_until = 0.0
+        message = abi.inval_inode(node.id, data=False)
+        if not node.opens:
+            self._session.tell(message)
+        elif may_block is not None:
+            may_block.append(message)
+        else:
+            _ = self._begin([message], [])
 
     def _names(self, node: Node, changed: Iterable[bytes] | None, batch: _Batch) -> None:
         """Names of a directory are stale: these, or all."""

@@ -4,8 +4,10 @@ Theory of operation: what may block, and why that must not happen in the loop
     INVAL_INODE with data waits for each page that is being read or written: for the answer to a
     READ or WRITE, which is ours to give. INVAL_ENTRY waits for the lock of the directory, which a
     program holds while its LOOKUP, CREATE or the like is with us. In the loop either would wait for
-    itself for ever. INVAL_INODE for attributes only, and INC_EPOCH, take no lock that anybody holds
-    across a request.
+    itself for ever. INVAL_INODE of any kind waits for an inode that the kernel is doing away with,
+    which in its turn waits for pages that are being read: only of files whose handles we have been
+    told to release there are none. INVAL_INODE for attributes only of such a file, or of a
+    directory, and INC_EPOCH, wait for nothing that waits for us.
 
     In a thread they can still be part of a circle: the answer to that CREATE may be held back by
     the fileserver until we have acknowledged a break, and the acknowledgement waits for the

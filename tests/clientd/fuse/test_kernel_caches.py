@@ -132,6 +132,22 @@ async def test_attributes_are_told_at_once(bench: Bench) -> None:
     assert bench.at_once() == []
 
 
+async def test_attributes_of_an_open_file_are_told_in_a_thread(bench: Bench) -> None:
+    """The kernel may be doing away with its inode, and wait for a READ that is with us."""
+    bench.file.opens = 1
+    bench.caches.stale(FILE)
+    settling = bench.caches.settle()
+    assert settling is not None
+    assert bench.at_once() == []
+    assert bench.notifier.begun == [[abi.inval_inode(bench.file.id, data=False)]]
+    bench.notifier.writing[0].set_result(None)
+    await settling
+    bench.caches.note_attributes(bench.file, 5.0)
+    bench.caches.changed(FILE)
+    assert bench.at_once() == []
+    assert len(bench.notifier.begun) == 2
+
+
 async def test_what_has_run_out_is_not_told(bench: Bench) -> None:
     """The kernel asks by itself."""
     bench.servers.clock.advance(10.0)
@@ -253,6 +269,7 @@ async def test_own_changes_of_names_are_told_unless_the_kernel_asked_for_them(
 async def test_own_store_by_the_other_door_drops_data_of_open_files(bench: Bench) -> None:
     """Unless it was written through the mount, or is the same."""
     bench.file.data_version, bench.file.opens = 1, 1
+    bench.file.told_until = 0.0
     bench.caches.changed(FILE)
     assert bench.notifier.begun == []
     bench.servers.data_version = 2
