@@ -199,5 +199,4 @@ class DirtyMap:
         first = bisect_left(self._starts, part.start)
         last = bisect_right(self._ends, part.end)
         del self._starts[first:last], self._ends[first:last]
-        if self.is_clean:
-            self.reach = 0
+        self.reach = max(self._ends[-1] if self._ends else 0, self.cut or 0)

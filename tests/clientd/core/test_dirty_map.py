@@ -96,6 +96,19 @@ def test_map_of_another_life_is_the_same() -> None:
     assert list(again.segments(0, 99, 10)) == list(dirty.segments(0, 99, 10))
 
 
+def test_a_length_that_was_stored_is_not_ours_any_more() -> None:
+    """The part that truncates has arrived, another has not: from now on others may shorten it."""
+    dirty = DirtyMap()
+    dirty.write(2, 3)
+    dirty.truncate(4)
+    dirty.write(0, 1)
+    first, _ = dirty.parts(20, absent)
+    dirty.stored(first)
+    assert dirty.ranges() == [(2, 3)]
+    assert dirty.reach == 3
+    assert dirty.length(4) == 4
+
+
 class Server:
     """A fileserver's file, as StoreData changes it."""
 
