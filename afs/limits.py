@@ -146,6 +146,9 @@ TRUST_POLL_S: Final = 2.0
 # Tokens that were verified are remembered, so that a caller costs one signature and not one a call;
 # some 1 KiB each.
 VERIFIED_TOKENS_KEPT: Final = 4096
+# Whom a token stands for is looked at anew after this long, not with every call: less than anybody
+# notices beside TRUST_POLL_S.
+CALLER_LIFETIME_S: Final = 0.5
 # What groups a caller is in is asked again after this long: an added or removed member counts so
 # soon. Source: OpenAFS fileserver, which asks again after 2 hours; people expect less.
 MEMBERSHIP_LIFETIME_S: Final = 60.0

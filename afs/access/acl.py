@@ -145,18 +145,25 @@ def rights_on(acl: str, caller: Caller, *, volume_owner: int) -> Right:
         caller: who asks.
         volume_owner: id of the owner of the volume's root directory; 0: nobody.
     """
-    rights = _given(acl, caller.ids)
-    if caller.is_administrator or (volume_owner and volume_owner == caller.user_id):
-        rights |= _ALWAYS
-    if caller.is_administrator:
-        # A superuser by configuration need not be a member of the group.
-        rights |= _given(acl, frozenset({ADMINISTRATORS_ID}))
-    return rights
+    return Right(bits_on(acl, caller, volume_owner=volume_owner))
+
+
+def bits_on(acl: str, caller: Caller, *, volume_owner: int) -> int:
+    """`rights_on` as a number, for who asks with every call: flags are slow."""
+    owns_volume = volume_owner != 0 and volume_owner == caller.user_id
+    return _bits(acl, caller.ids, caller.is_administrator, owns_volume)
 
 
 @lru_cache(maxsize=65536)
-def _given(acl: str, ids: frozenset[int]) -> Right:
-    return parse_acl(acl).rights_of(ids)
+def _bits(acl: str, ids: frozenset[int], is_administrator: bool, owns_volume: bool) -> int:  # noqa: FBT001
+    parsed = parse_acl(acl)
+    rights = parsed.rights_of(ids)
+    if is_administrator:
+        # A superuser by configuration need not be a member of the group.
+        rights |= parsed.rights_of((ADMINISTRATORS_ID,))
+    if is_administrator or owns_volume:
+        rights |= _ALWAYS
+    return int(rights)
 
 
 def letters(rights: Right) -> str:
