@@ -141,7 +141,7 @@ class NameOperations:
     def symlink(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         """A symbolic link; never a mount point, whose mode differs."""
         above = self._tree.node(request.node_id)
-        name, target = (text.decode() for text in abi.names_in(request.body))
+        name, target = map(_text, abi.names_in(request.body))
         status = self.of_caller(above, request, 0o777)
 
         async def make() -> Vnode:
@@ -227,7 +227,7 @@ class NameOperations:
         if flags & ~abi.RENAME_NOREPLACE:
             return errno.EINVAL
         above, below = self._tree.node(request.node_id), self._tree.node(number)
-        old, new = (text.decode() for text in abi.names_in(request.body[names_at:]))
+        old, new = map(_text, abi.names_in(request.body[names_at:]))
         if above.volume is not below.volume or above.realm != below.realm:
             return errno.EXDEV
         return self._move((above, old), (below, new), replace=not flags)
@@ -269,13 +269,7 @@ class NameOperations:
 
     def target(self, request: Request, name_at: int) -> tuple[Node, str]:
         """The directory and the name that a request is about."""
-        raw = bytes(request.body[name_at:-1])
-        if len(raw) > MAX_NAME_BYTES:
-            raise OSError(errno.ENAMETOOLONG, "name too long")
-        try:
-            return self._tree.node(request.node_id), raw.decode()
-        except UnicodeDecodeError:
-            raise OSError(errno.EILSEQ, "names are UTF-8 here") from None
+        return self._tree.node(request.node_id), _text(bytes(request.body[name_at:-1]))
 
     def of_caller(
         self, above: Node, request: Request, mode: int, *, directory: bool = False
@@ -305,6 +299,14 @@ class NameOperations:
         finally:
             for above, _ in names:
                 above.busy -= 1
+
+
+def _text(raw: bytes) -> str:
+    """A name, or a symbolic link's target; EILSEQ for what is no text."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise OSError(errno.EILSEQ, "names are UTF-8 here") from None
 
 
 def _forget(tree: Tree, node: Node) -> None:

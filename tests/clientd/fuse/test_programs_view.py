@@ -302,8 +302,13 @@ async def test_what_does_not_exist_here_is_refused_cleanly(mounted: MountedCell)
         name = os.fsencode(mounted.roots[0]) + b"/\xff"
         assert errno_of(lambda: os.stat(name)) == errno.ENOENT
         assert errno_of(lambda: os.mkdir(name)) == errno.EILSEQ
+        assert errno_of(lambda: os.symlink("target", name)) == errno.EILSEQ
+        assert errno_of(lambda: os.symlink(b"\xff", path.with_name("s"))) == errno.EILSEQ
+        assert errno_of(lambda: os.rename(path, name)) == errno.EILSEQ
+        assert errno_of(lambda: os.link(path, name)) == errno.EILSEQ
         long_name = mounted.roots[0] / ("n" * 256)
         assert errno_of(long_name.stat) == errno.ENAMETOOLONG
+        assert errno_of(long_name.mkdir) == errno.ENAMETOOLONG
 
     await do(work)
 
