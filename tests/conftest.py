@@ -13,8 +13,10 @@ import structlog
 from blockbuster import BlockBuster
 from hypothesis import settings
 
-# Sets what gRPC reads when it is imported first, which test modules do before they import ours.
+# The first sets what gRPC reads when it is imported, which test modules do before they import ours.
 import afs  # noqa: F401
+from afs.runtime.outgoing import show_tokens
+from afs.runtime.tls import use_tls
 
 # In CI a run must be repeatable; by hand, every run may look somewhere else.
 settings.register_profile("ci", derandomize=True, print_blob=True, deadline=None)
@@ -96,3 +98,11 @@ def no_blocking(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     finally:
         buster.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def nobody_known() -> Iterator[None]:
+    """No test leaves the certificates and the token of its process to the next one."""
+    yield
+    use_tls(None)
+    show_tokens(None)
