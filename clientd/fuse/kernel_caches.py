@@ -43,6 +43,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+import structlog
+
+from afs.errors import AfsError
 from afs.types import Fid, Vnode
 from clientd.core.entry import CacheEntry
 from clientd.fileservers import FileServers
@@ -51,6 +54,8 @@ from clientd.fuse.nodes import NO_DATA, Node, Nodes
 from clientd.fuse.notifier import Notifier
 from clientd.fuse.session import Session
 from clientd.journal import Journal
+
+_log = structlog.get_logger(__name__)
 
 # Inodes told of in one turn of the loop: about a millisecond.
 SLICE: Final = 256
@@ -362,14 +367,20 @@ class KernelCaches:
         return writing
 
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Does something that the mount waits for when it ends, but nobody else."""
-        _ = self._begin_task(work)
+        """Does something that the mount waits for when it ends, but nobody else; it may fail."""
+        self._begin_task(work).add_done_callback(_look_at_end)
 
     def _begin_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _look_at_end(task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, AfsError):
+        _log.error("fuse.background_failed", exc_info=error)
 
 
 async def _all_of(tasks: Sequence[asyncio.Task[None]]) -> None:

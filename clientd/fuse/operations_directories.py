@@ -25,9 +25,12 @@ from clientd.fuse.nodes import Node
 from clientd.fuse.session import Answer, Handler, Request
 from clientd.fuse.tree import Named, Tree
 from clientd.services import Services
+from clientd.volume_calls import VolumeCalls
 
 # Entries asked about at a time: some milliseconds of work for either side.
 BATCH_ENTRIES: Final = 256
+# Batches that are asked about while one is waited for, so that neither side is idle.
+BATCHES_AHEAD: Final = 2
 # "." and "..".
 _DOTS: Final = (b".", b"..")
 _DT_UNKNOWN: Final = 0
@@ -110,18 +113,21 @@ class DirectoryOperations:
             if node.volume is not None:
                 at = max(position - len(_DOTS), 0)
                 batch = [entry.fid for entry in entries[at : at + BATCH_ENTRIES]]
+                self._bring_ahead(node.volume, entries, at + BATCH_ENTRIES)
                 await self._services.statuses.bring(node.volume, batch)
-                following = entries[at + BATCH_ENTRIES : at + 2 * BATCH_ENTRIES]
-                if following:
-                    ahead = self._services.statuses.bring(
-                        node.volume, [entry.fid for entry in following]
-                    )
-                    self._tree.kernel.run(ahead)
             return self._plus(node, entries, position, size)
         finally:
             node.busy -= 1
 
     # --- within ---
+
+    def _bring_ahead(self, volume: VolumeCalls, entries: Sequence[DirectoryEntry], at: int) -> None:
+        """Asks about the entries that will be wanted next, while others are told of."""
+        for start in range(
+            at, min(at + BATCHES_AHEAD * BATCH_ENTRIES, len(entries)), BATCH_ENTRIES
+        ):
+            batch = [entry.fid for entry in entries[start : start + BATCH_ENTRIES]]
+            self._tree.kernel.run(self._services.statuses.bring(volume, batch))
 
     def _entries_now(
         self, handle: DirectoryHandle, position: int
