@@ -18,12 +18,13 @@ RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
     && /opt/venv/bin/python -m pip uninstall --quiet --yes pip setuptools
 
 FROM ${BASE_IMAGE} AS daemons
-RUN groupadd --gid 7000 afs && useradd --uid 7000 --gid afs --home-dir /afs --create-home afs \
-    && install -d -o afs -g afs /run/afs /partitions /cache /vldb
+# /afs is where a client mounts the cell.
+RUN groupadd --gid 7000 afs && useradd --uid 7000 --gid afs --create-home afs \
+    && install -d -o afs -g afs /run/afs /partitions /cache /vldb /afs
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 AFS_LOG_FORMAT=json
 USER afs
-WORKDIR /afs
+WORKDIR /home/afs
 STOPSIGNAL SIGTERM
 CMD ["afsctl", "--help"]
 

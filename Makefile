@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cell sim mutants test check check-format check-lint check-types check-imports check-proto \
+.PHONY: help setup demo cell sim mutants test cluster-test soak check check-format check-lint check-types check-imports check-proto \
 	check-breaking check-generated bench proto format lock release-protocol clean
 
 help: ## this list
@@ -49,6 +49,13 @@ test: $(STAMP) ## all tests that need no container engine, with branch coverage;
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/sim
 	@echo "branch coverage of the cores:"
 	$(BIN)/python -m coverage report --include='*/core/*,afs/access/*' --fail-under=100
+
+# One after the other: they share the cluster that they break.
+cluster-test: $(STAMP) ## the cluster in containers, broken on purpose; brings an engine along where there is none
+	tools/engine with $(BIN)/python -m pytest -m cluster tests/cluster
+
+soak: $(STAMP) ## random work and faults on the cluster in containers: make soak MINUTES=… SEED=… (10, a fresh seed)
+	@tools/engine with $(BIN)/python -m tests.cluster.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 check: check-format check-lint check-types check-imports check-proto check-breaking \
 	check-generated ## format, lint, types, import contracts, protocol, generated code

@@ -19,6 +19,8 @@ OVERLAY: Final = "tests/cluster/docker-compose.test.yml"
 START_TIMEOUT_S: Final = 120.0
 PROBE_TIMEOUT_S: Final = 1.0
 POLL_S: Final = 0.1
+# The engine gives up when a busy machine keeps starting threads while they are to be frozen.
+PAUSE_ATTEMPTS: Final = 5
 
 SERVERS: Final = ("1", "2")
 CLIENTS: Final = ("client-1", "client-2", "client-3")
@@ -75,16 +77,18 @@ class Cluster:
     def up(cls, plan: Plan = TESTS) -> Self:
         """Builds the images, starts everything, and returns when all of it is healthy."""
         cluster = cls(plan)
-        cluster.down()
+        cluster.project.compose("down", "--volumes", "--remove-orphans")
         cluster.project.compose("build", "--quiet")
-        cluster.project.compose("up", "--detach")
+        cluster.project.compose("up", "--detach", *DAEMONS)
+        # Without the example that it waits for, which nobody looks at here.
+        cluster.project.compose("up", "--detach", "--no-deps", "toolbox")
         cluster.until_healthy(DAEMONS)
         cluster.notes.add("the cluster is up")
         return cluster
 
     def down(self) -> None:
-        """Everything gone but the images."""
-        self.project.compose("down", "--volumes", "--remove-orphans")
+        """Everything gone, images too."""
+        self.project.compose("down", "--volumes", "--remove-orphans", "--rmi", "all")
 
     def address(self, service: str) -> str:
         """host:port of a service, for calls from this machine."""
@@ -103,7 +107,8 @@ class Cluster:
     def pause(self, *services: str) -> None:
         """Freezes all processes of services."""
         self._breaks(f"pause {' '.join(services)}", *services)
-        self.project.containers("pause", *services)
+        for service in services:
+            self._pause(service)
 
     def unpause(self, *services: str) -> None:
         """Lets frozen services go on."""
@@ -208,6 +213,15 @@ class Cluster:
         return self.project.engine(*words, both=True).splitlines()
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _pause(self, service: str) -> None:
+        for attempts_left in reversed(range(PAUSE_ATTEMPTS)):
+            try:
+                self.project.containers("pause", service)
+                return
+            except ClusterError as error:
+                if "unable to freeze" not in str(error) or not attempts_left:
+                    raise
 
     def _breaks(self, what: str, *services: str) -> None:
         self.notes.add(what)

@@ -105,20 +105,20 @@ class Stage:
         self._was_out(seconds)
         return seconds
 
-    async def add_sites(self) -> None:
+    async def add_sites(self, at: str = "1") -> None:
         """A place for a read-only copy on each server."""
         for number in SERVERS:
             server = f"volserverd-{number}:7005"
             request = vol_server_pb2.AddSiteRequest(
                 volume=self.volume, server=server, partition="vicepa"
             )
-            await self.vol_servers["1"].AddSite(request)
+            await self.vol_servers[at].AddSite(request)
 
-    async def release(self, *, wait: bool = False) -> list[Any]:
+    async def release(self, server: str = "1", *, wait: bool = False) -> list[Any]:
         """Shows the volume's state now in its read-only volume; the answers."""
         called_at = time.monotonic()
         request = vol_server_pb2.ReleaseRequest(volume=self.volume, wait=wait)
-        answers = [answer async for answer in self.vol_servers["1"].Release(request)]
+        answers = [answer async for answer in self.vol_servers[server].Release(request)]
         sites = answers[-1].sites
         assert sites, answers
         assert all(site.released for site in sites), sites

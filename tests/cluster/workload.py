@@ -113,6 +113,17 @@ class History:
         """How long one of these clients waited at most for the acknowledgement of a write."""
         return max(write.took_s for write in self.writes if write.client in clients)
 
+    def forget(self) -> None:
+        """Only what is still to be seen remains: the newest acknowledged version of each file."""
+        newest: dict[str, Write] = {}
+        for write in sorted(self.writes, key=lambda each: each.acked_at):
+            for path, version in write.versions.items():
+                if path not in newest or version >= newest[path].versions[path]:
+                    newest[path] = write
+        self.writes = [each for each in self.writes if each in newest.values()]
+        self.reads.clear()
+        self.failures.clear()
+
     def judge(self, lease_s: float) -> Checker:
         """Raises ViolationError unless every read was as new as the protocol demands."""
         # Clocks of one machine run alike.
@@ -158,10 +169,14 @@ class Client:
         self.name = name
         self._history = history
         self._channels: list[grpc.aio.Channel] = []
+        self._address = ""
         self.connect(address)
 
     def connect(self, address: str) -> None:
         """From now on the client is called at this address."""
+        if address == self._address:
+            return
+        self._address = address
         channel = open_channel(address)
         self._channels.append(channel)
         self._stub: Any = cache_manager_pb2_grpc.CacheManagerStub(channel)
@@ -185,6 +200,13 @@ class Client:
             await self._stub.Write(requests(), timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             self._failed(f"write {path}", error)
+            return False
+        except asyncio.CancelledError:
+            # Also how gRPC tells that a connection broke while it took our messages.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._history.failed(f"{self.name}: write {path}: the connection broke")
             return False
         write = Write(self.name, {path: version}, called_at, time.monotonic())
         self._history.writes.append(write)
@@ -219,10 +241,17 @@ class Workload:
         volume: its name.
         history: where everything is noted.
         files: how many.
+        pause_s: between two calls of a program.
     """
 
     def __init__(
-        self, clients: Sequence[Client], volume: str, history: History, files: int = 6
+        self,
+        clients: Sequence[Client],
+        volume: str,
+        history: History,
+        *,
+        files: int = 6,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self._clients = clients
         self.paths = [f"/{volume}/file{number}" for number in range(files)]
@@ -232,6 +261,7 @@ class Workload:
         # The same in the read-only volume, once there is one.
         self.released: list[str] = []
         self._volume = volume
+        self._pause_s = pause_s
         self._version = 0
         self._stopping = False
 
@@ -307,13 +337,13 @@ class Workload:
         client, path = self._writer(number), self.paths[number]
         while not self._stopping:
             done = await client.write(path, self.next_version(), rng.choice(SIZES))
-            await asyncio.sleep(PAUSE_S if done else RETRY_S)
+            await asyncio.sleep(self._pause_s if done else RETRY_S)
 
     async def _keep_reading(self, client: Client) -> None:
         rng = random.Random(client.name)
         while not self._stopping:
             read = await client.read(rng.choice([*self.paths, *self.released]))
-            await asyncio.sleep(PAUSE_S if read else RETRY_S)
+            await asyncio.sleep(self._pause_s if read else RETRY_S)
 
 
 @asynccontextmanager
