@@ -22,8 +22,8 @@ from tests.cluster.workload import Client, History, Workload, clients
 # As docker-compose.test.yml has it.
 LEASE_S: Final = 6.0
 BREAK_DEADLINE_S: Final = 1.5
-# Who writes while others are dead waits for one break deadline and no more. The rest of a lease is for
-# the writing itself, on a busy machine, and for the pause before a busy volume is asked again.
+# Who writes while others are dead waits for one break deadline and no more. The rest of a lease is
+# for the writing itself, on a busy machine, and for the pause before a busy volume is asked again.
 WRITE_PATIENCE_S: Final = LEASE_S
 # How long programs work before and after a fault, and while it lasts if nothing else ends it.
 BEFORE_S, DURING_S, AFTER_S = 0.5, 3.0, 1.0
