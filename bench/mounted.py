@@ -52,11 +52,8 @@ def mounted() -> Iterator[Mounted]:
     """A cell of one server and one client that is mounted."""
     with stage.scratch() as directory:
         root, local = directory / "afs", directory / "local"
-        root.mkdir()
         local.mkdir()
-        with Cell.start(
-            directory / "cell", clients=1, settings={"clientd": {"mount": root}}
-        ) as cell:
+        with Cell.start(directory / "cell", mounts=(root,)) as cell:
             _wait_for_mount(root, there=True)
             yield Mounted(cell, root, local)
         _wait_for_mount(root, there=False)
